@@ -1,0 +1,1 @@
+"""Fit, validation and scores of profiles against measured runs."""

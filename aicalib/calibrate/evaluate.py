@@ -1,0 +1,123 @@
+"""Score a profile on measured runs without fitting on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aicalib.calibrate.runs import Runs, as_runs
+from aicalib.calibrate.score import Score, score
+from aicalib.predict import Prediction, predict_batch
+from aicalib.profiles.profile import Profile
+
+Array = NDArray[np.float64]
+
+SCORED = ("tpot_ms", "ttft_ms", "e2e_ms", "output_tok_s")
+"""Metrics that are scored, where a run holds them."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A profile against measured runs.
+
+    Attributes
+    ----------
+    profile : str
+        Its label.
+    runs : Runs
+        What was asked.
+    prediction : Prediction
+        What was answered.
+    seen : ndarray of bool, shape (n,)
+        Runs that the profile was fitted on; they are scored apart.
+    """
+
+    profile: str
+    runs: Runs
+    prediction: Prediction
+    seen: NDArray[np.bool_]
+
+    def _score(self, metric: str, chosen: NDArray[np.bool_]) -> Score:
+        at = np.flatnonzero(chosen)
+        interval = self.prediction.comparable(metric, self.runs.median[metric])
+        return score(
+            self.runs.measured[metric][at], interval.value[at], interval.low[at], interval.high[at]
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the scoreboard as `evaluate --json` prints it."""
+        unseen = ~self.seen
+        refused: dict[str, int] = {}
+        for error in self.runs.batch.refused.values():
+            refused[str(error)] = refused.get(str(error), 0) + 1
+        answered = self.prediction.fits
+        refused |= {"does_not_fit": int((~answered).sum())} if (~answered).any() else {}
+        groups = self.runs.groups
+        found = []
+        for group in sorted(set(groups)):
+            chosen = np.array([each == group for each in groups]) & unseen
+            if chosen.any():
+                engine, family, gpu = group
+                found.append(
+                    {"engine": engine, "gpu": gpu, "model": family, "n": int(chosen.sum())}
+                    | {metric: self._score(metric, chosen) for metric in SCORED}
+                )
+        result: dict[str, Any] = {
+            "profile": self.profile,
+            "rows": len(self.runs.records),
+            "answered": int(answered.sum()),
+            "refused": dict(sorted(refused.items(), key=lambda item: -item[1])),
+            "metrics": {metric: self._score(metric, unseen) for metric in SCORED},
+            "groups": found,
+        }
+        if self.seen.any():
+            result["seen"] = {metric: self._score(metric, self.seen) for metric in SCORED}
+        return result
+
+    def rows(self) -> Iterable[dict[str, Any]]:
+        """Yield one record a run and metric: measured, predicted, low, high, origin."""
+        for metric in SCORED:
+            interval = self.prediction.comparable(metric, self.runs.median[metric])
+            for at, record in enumerate(self.runs.answered):
+                measured = self.runs.measured[metric][at]
+                if np.isfinite(measured):
+                    yield {
+                        "src_ref": record.get("src_ref"),
+                        "metric": metric,
+                        "statistic": "median" if self.runs.median[metric][at] else "mean",
+                        "derived": bool(self.runs.derived[at]) if metric == "e2e_ms" else False,
+                        "seen": bool(self.seen[at]),
+                        "measured": float(measured),
+                        "predicted": _or_none(interval.value[at]),
+                        "low": _or_none(interval.low[at]),
+                        "high": _or_none(interval.high[at]),
+                        "origin": self.prediction.origin[at],
+                    }
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def evaluate(records: Iterable[Mapping[str, Any]], profile: Profile) -> Evaluation:
+    """Score a profile on runs.
+
+    Parameters
+    ----------
+    records : iterable of mapping
+        Runs in the runs format.
+    profile : Profile
+        Not changed.
+
+    Returns
+    -------
+    Evaluation
+    """
+    runs = as_runs(records)
+    known = set(profile.fitted.get("src_ref", [])) - {None}
+    seen = np.array([record.get("src_ref") in known for record in runs.answered], dtype=bool)
+    return Evaluation(profile.label, runs, predict_batch(runs.batch, profile), seen)

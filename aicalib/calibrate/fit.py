@@ -1,0 +1,118 @@
+"""Fit of the coefficients to measured runs: robust least squares in log space with priors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from aicalib.calibrate.runs import Runs
+from aicalib.physics.memory import memory
+from aicalib.physics.system import spread_over
+from aicalib.profiles.coefficients import coefficients, priors
+from aicalib.serving.closed import serve
+
+Array = NDArray[np.float64]
+
+NOISE = {"tpot_ms": 0.10, "ttft_ms": 0.30}
+"""Standard deviation of log(measured / predicted) at which a run counts fully: what is left on seen groups."""
+
+AT_BOUND = 0.01
+"""Log distance from a bound at which a coefficient is said to stand at it."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted vector of coefficients.
+
+    Attributes
+    ----------
+    values : ndarray, shape (number of coefficients,)
+        In their units.
+    deviations : ndarray, same shape
+        Standard deviation of log(value) from the curvature at the optimum; 0 where the prior was kept.
+    remarks : list of str
+        What a reader should know: coefficients at a bound, coefficients that the runs do not determine.
+    """
+
+    values: Array
+    deviations: Array
+    remarks: list[str]
+
+
+def group_weights(groups: list[tuple[str, str, str]]) -> Array:
+    """Return a weight a run, so that a group of n runs counts as sqrt(n) of them; the mean weight is 1."""
+    sizes: dict[tuple[str, str, str], int] = {}
+    for group in groups:
+        sizes[group] = sizes.get(group, 0) + 1
+    weights = np.array([sizes[group] ** -0.5 for group in groups])
+    result: Array = weights / weights.mean()
+    return result
+
+
+def log_residuals(runs: Runs, values: Array, max_total_tokens: Array) -> dict[str, Array]:
+    """Return log(measured / predicted) of TPOT and TTFT, NaN where not measured, shape (n,) each."""
+    system = runs.batch.system
+    service = serve(system, spread_over(system, values), runs.batch.load, max_total_tokens)
+    ttft_s = np.where(runs.median["ttft_ms"], service.ttft_median_s, service.ttft_mean_s)
+    return {
+        "tpot_ms": np.log(runs.measured["tpot_ms"] / (1e3 * service.tpot_s)),
+        "ttft_ms": np.log(runs.measured["ttft_ms"] / (1e3 * ttft_s)),
+    }
+
+
+def fit(runs: Runs) -> Fit:
+    """Fit all coefficients with a spread to runs.
+
+    Parameters
+    ----------
+    runs : Runs
+        n runs that fit into memory; TPOT and TTFT are fitted together.
+
+    Returns
+    -------
+    Fit
+
+    Notes
+    -----
+    Minimises sum w rho((log m - log p)^2 / noise^2) + sum (log v - log prior)^2 / spread^2 with the soft-L1
+    loss rho(z) = 2 (sqrt(1 + z) - 1) on the runs and a plain square on the priors, over log v within its
+    bounds.
+    """
+    known = coefficients()
+    free = np.flatnonzero([each.spread > 0 for each in known])
+    prior = priors()
+    spread = np.array([known[at].spread for at in free])
+    low = np.log([known[at].low / known[at].prior for at in free])
+    high = np.log([known[at].high / known[at].prior for at in free])
+    weights = np.sqrt(group_weights(runs.groups))
+    tokens = memory(runs.batch.system).max_total_tokens
+
+    def values_of(logs: Array) -> Array:
+        values = prior.copy()
+        values[free] = prior[free] * np.exp(logs)
+        return values
+
+    def residuals(logs: Array) -> Array:
+        found = log_residuals(runs, values_of(logs), tokens)
+        scaled = np.concatenate([found[metric] / noise for metric, noise in NOISE.items()])
+        squared = np.nan_to_num(scaled) ** 2
+        robust = np.sqrt(2.0 * (np.sqrt(1.0 + squared) - 1.0)) * np.tile(weights, len(NOISE))
+        return np.concatenate([robust, logs / spread])
+
+    start = np.clip(np.zeros(free.size), low + 1e-6, high - 1e-6)
+    solution = least_squares(residuals, start, bounds=(low, high), x_scale=spread, xtol=1e-4, ftol=1e-5)
+    covariance = np.linalg.pinv(solution.jac.T @ solution.jac)
+    deviations = np.zeros(prior.size)
+    deviations[free] = np.sqrt(np.diag(covariance))
+    remarks = []
+    for at, log, lower, upper, width in zip(free, solution.x, low, high, spread, strict=True):
+        each = known[at]
+        if log - lower < AT_BOUND or upper - log < AT_BOUND:
+            bound = each.low if log - lower < AT_BOUND else each.high
+            remarks.append(f"{each.name} stands at its bound {bound:g} {each.unit}")
+        elif deviations[at] > 0.8 * width:
+            remarks.append(f"{each.name} is hardly determined by the runs; it stays near its prior")
+    return Fit(values_of(solution.x), deviations, remarks)

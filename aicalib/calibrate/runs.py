@@ -1,0 +1,239 @@
+"""Measured runs as questions to the model and the answers that were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aicalib.engines.releases import months, version_key
+from aicalib.errors import InvalidValue, NotCovered, RequestError
+from aicalib.physics.system import REFERENCE_MONTH
+from aicalib.resolve import Batch, resolve
+
+Array = NDArray[np.float64]
+
+EXPERTS_ONLY = ("int4", "mxfp4")
+"""Checkpoint formats that quantize the experts alone and leave the rest as the model was published."""
+
+FIXED_LENGTHS = 0.99
+"""From this ratio of the shortest to the longest length on, requests run in lockstep."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs that the model can answer, with what was measured.
+
+    Attributes
+    ----------
+    batch : Batch
+        n resolved questions; `batch.rows` are positions in `records`.
+    records : list of dict
+        All runs that were given, in the runs format.
+    measured : dict of str to ndarray, shape (n,)
+        `ttft_ms`, `tpot_ms`, `e2e_ms`, `output_tok_s`; NaN where not measured.
+    median : dict of str to ndarray of bool, shape (n,)
+        Whether the figure is a median, to be compared with the predicted median.
+    derived : ndarray of bool, shape (n,)
+        Whether the end-to-end figure is TTFT + TPOT (OSL - 1).
+    """
+
+    batch: Batch
+    records: list[Mapping[str, Any]]
+    measured: dict[str, Array]
+    median: dict[str, NDArray[np.bool_]]
+    derived: NDArray[np.bool_]
+
+    def take(self, chosen: NDArray[np.intp]) -> Runs:
+        """Return some of the answered runs, in that order."""
+        return Runs(
+            self.batch.take(chosen),
+            self.records,
+            {name: values[chosen] for name, values in self.measured.items()},
+            {name: values[chosen] for name, values in self.median.items()},
+            self.derived[chosen],
+        )
+
+    @property
+    def answered(self) -> list[Mapping[str, Any]]:
+        """The runs behind the n questions."""
+        return [self.records[row] for row in self.batch.rows]
+
+    def column(self, name: str) -> list[Any]:
+        """Return one key of the answered runs."""
+        return [record.get(name) for record in self.answered]
+
+    @property
+    def groups(self) -> list[tuple[str, str, str]]:
+        """(engine, model family, GPU) of each answered run."""
+        return [
+            (who.engine, who.architecture.family, who.accelerator.name)
+            for who in (self.batch.identities[code] for code in self.batch.codes)
+        ]
+
+
+def _given(value: Any) -> bool:
+    return value is not None and value == value
+
+
+def refusal(record: Mapping[str, Any]) -> RequestError | None:
+    """Return why a run cannot be asked as a question, or None where it can."""
+    if record.get("disagg") is True:
+        return NotCovered("disaggregated prefill and decode are not covered yet")
+    if record.get("spec_decode") is True:
+        return NotCovered("speculative decoding is not covered yet")
+    for key, what in (("model", "model"), ("gpu", "GPU"), ("engine", "engine"), ("tp", "tensor-parallel width")):
+        if not _given(record.get(key)):
+            return InvalidValue(f"the {what} is not recorded")
+    for side in ("isl", "osl"):
+        if not _given(record.get(side)) and not _given(record.get(f"mean_{side}_actual")):
+            return InvalidValue(f"{side} is not recorded")
+    if record.get("load") != "static_batch" and not _given(record.get("concurrency")):
+        if record.get("load") == "closed":
+            return InvalidValue("concurrency is not recorded")
+        return NotCovered(f"load '{record.get('load')}' is not covered yet")
+    return None
+
+
+def mean_length(record: Mapping[str, Any], side: str) -> float:
+    """Return the mean length of the requests as sent, in tokens.
+
+    The actual mean where token totals were recorded; else the mean of a uniform draw from
+    [ratio, 1] x nominal; else the nominal length.
+    """
+    actual = record.get(f"mean_{side}_actual")
+    if _given(actual):
+        return float(actual)  # type: ignore[arg-type]
+    ratio = record.get("range_ratio")
+    return float(record[side]) * ((1.0 + float(ratio)) / 2.0 if _given(ratio) else 1.0)  # type: ignore[arg-type]
+
+
+def lockstep(record: Mapping[str, Any]) -> bool:
+    """Return whether all requests had the same lengths.
+
+    They had where the ratio says so, or where no ratio, no dataset with lengths of its own and no actual
+    mean that departs from the nominal one is recorded.
+    """
+    ratio = record.get("range_ratio")
+    if _given(ratio):
+        return float(ratio) >= FIXED_LENGTHS  # type: ignore[arg-type]
+    actual, nominal = record.get("mean_osl_actual"), record.get("osl")
+    if _given(actual) and _given(nominal):
+        return float(actual) >= FIXED_LENGTHS * float(nominal)  # type: ignore[arg-type]
+    return record.get("dataset") in (None, "custom") and _given(nominal)
+
+
+def engine_month(record: Mapping[str, Any]) -> float | None:
+    """Return the age of the engine: the day of the run, else None for the version's own date.
+
+    A run with neither day nor version takes the reference month of the fixed times.
+    """
+    measured_on = record.get("measured_on")
+    if _given(measured_on):
+        return months(date.fromisoformat(str(measured_on)[:10]))
+    version = record.get("engine_version")
+    if _given(version) and version_key(str(version)) is not None:
+        return None
+    return REFERENCE_MONTH
+
+
+def _options(record: Mapping[str, Any]) -> dict[str, Any]:
+    quant = record.get("weight_quant")
+    experts_only = quant in EXPERTS_ONLY
+    slots = record.get("batch_size") if record.get("load") == "static_batch" else record.get("concurrency")
+    warmups = record.get("num_warmups")
+    version = record.get("engine_version")
+    kv = record.get("kv_dtype")
+    return {
+        "model": record["model"],
+        "gpu": record["gpu"],
+        "gemm": quant if _given(quant) and not experts_only else None,
+        "moe": quant if experts_only else None,
+        "kv": kv if _given(kv) and kv != "auto" else None,
+        "fmha": None,
+        "engine": record["engine"],
+        "engine_version": version if _given(version) else None,
+        "tp": record["tp"],
+        "dp": record.get("dp"),
+        "ep": record.get("ep"),
+        "pp": record.get("pp"),
+        "isl": mean_length(record, "isl"),
+        "osl": mean_length(record, "osl"),
+        "concurrency": slots,
+        "num_prompts": record.get("num_prompts"),
+        "mem_fraction": record.get("mem_fraction"),
+        "chunked_prefill_size": record.get("chunked_prefill_size"),
+        "max_running_requests": record.get("max_running_requests"),
+        "cuda_graph_max_bs": record.get("cuda_graph_max_bs"),
+        "scheduler_recv_interval": record.get("scheduler_recv_interval"),
+        "engine_month": engine_month(record),
+        "load": record.get("load") or "closed",
+        "lockstep": lockstep(record),
+        "warmed_up": _given(warmups) and float(warmups) >= float(slots or 0),  # type: ignore[arg-type]
+    }
+
+
+def _figure(records: list[Mapping[str, Any]], metric: str) -> tuple[Array, NDArray[np.bool_]]:
+    """Return a latency in ms and whether it is a median: the mean, else the median, else an unspecified one."""
+    values = np.full(len(records), np.nan)
+    median = np.zeros(len(records), dtype=bool)
+    for row, record in enumerate(records):
+        for key in (f"mean_{metric}", f"median_{metric}", f"{metric}_unspecified"):
+            if _given(record.get(key)):
+                values[row] = float(record[key])
+                median[row] = key.startswith("median")
+                break
+    return values, median
+
+
+def _throughput(records: list[Mapping[str, Any]], isl: Array, osl: Array) -> Array:
+    """Return output tokens per second of the deployment, from the total where only that was measured."""
+    values = np.full(len(records), np.nan)
+    for row, record in enumerate(records):
+        if _given(record.get("output_tok_s")):
+            values[row] = float(record["output_tok_s"])
+        elif _given(record.get("total_tok_s")):
+            values[row] = float(record["total_tok_s"]) * osl[row] / (isl[row] + osl[row])
+    return values
+
+
+def as_runs(records: Iterable[Mapping[str, Any]]) -> Runs:
+    """Turn runs in the runs format into questions and measured answers.
+
+    Parameters
+    ----------
+    records : iterable of mapping
+        Keys of the runs format; None or NaN means not known.
+
+    Returns
+    -------
+    Runs
+        What cannot be asked stands in `Runs.batch.refused` by its position, with the reason.
+    """
+    all_records = list(records)
+    refused = {row: error for row, record in enumerate(all_records) if (error := refusal(record)) is not None}
+    askable = [row for row in range(len(all_records)) if row not in refused]
+    options = [_options(all_records[row]) for row in askable]
+    names = options[0] if options else {"model": None}
+    batch = resolve({name: [each[name] for each in options] for name in names})
+    refused |= {askable[row]: error for row, error in batch.refused.items()}
+    rows = np.array([askable[row] for row in batch.rows], dtype=np.intp)
+    batch = Batch(rows, batch.identities, batch.codes, batch.system, batch.load, refused)
+
+    answered = [all_records[row] for row in rows]
+    isl, osl = batch.load.isl, batch.load.osl
+    measured: dict[str, Array] = {}
+    median: dict[str, NDArray[np.bool_]] = {}
+    for metric in ("ttft_ms", "tpot_ms", "e2e_ms"):
+        measured[metric], median[metric] = _figure(answered, metric)
+    sum_ms = measured["ttft_ms"] + measured["tpot_ms"] * (osl - 1.0)
+    derived = np.isnan(measured["e2e_ms"]) & ~np.isnan(sum_ms)
+    measured["e2e_ms"] = np.where(derived, sum_ms, measured["e2e_ms"])
+    median["e2e_ms"] = np.where(derived, median["ttft_ms"], median["e2e_ms"])
+    measured["output_tok_s"] = _throughput(answered, isl, osl)
+    median["output_tok_s"] = np.zeros(len(answered), dtype=bool)
+    return Runs(batch, all_records, measured, median, derived)

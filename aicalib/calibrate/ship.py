@@ -1,0 +1,32 @@
+"""Rebuild the default profile from the published runs: `python -m aicalib.calibrate.ship RUNS_FOLDER PROFILE`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from aicalib.calibrate.build import Calibration, calibrate
+from aicalib.calibrate.records import stored_runs
+from perfdb import Store
+
+
+def ship(folder: Path, name: str = "default") -> Calibration:
+    """Fit a profile to the runs and quality flags of a measurements folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds `runs.jsonl` and `flags.jsonl`.
+    name : str
+        Of the profile.
+    """
+    with TemporaryDirectory() as scratch, Store(Path(scratch) / "ship.duckdb") as store:
+        store.ingest(folder / "runs.jsonl")
+        store.refresh_flags()
+        store.apply_flags_file(folder / "flags.jsonl")
+        return calibrate(stored_runs(store), name)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_text(ship(Path(sys.argv[1])).profile.to_json())

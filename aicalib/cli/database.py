@@ -1,0 +1,121 @@
+"""`aicalib ingest` and `aicalib db`: measured runs into the store, and what the store holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aicalib.cli.output import Db, Json, print_json, print_table, progress, store_path
+
+app = typer.Typer(help="The store of measured runs.", no_args_is_help=True)
+
+
+def ingest(
+    files: Annotated[list[Path], typer.Argument(help="Result files of any known format.")],
+    model: Annotated[str | None, typer.Option(help="Model, where the file lacks it.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Accelerator, where the file lacks it.")] = None,
+    tp: Annotated[int | None, typer.Option(help="Tensor-parallel width.")] = None,
+    pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
+    dp: Annotated[int | None, typer.Option(help="Attention-data-parallel ranks.")] = None,
+    ep: Annotated[int | None, typer.Option(help="Expert-parallel width.")] = None,
+    engine: Annotated[str | None, typer.Option(help="sglang, vllm or trtllm.")] = None,
+    engine_version: Annotated[str | None, typer.Option(help="Version of the engine.")] = None,
+    weight_quant: Annotated[str | None, typer.Option("--gemm", help="Format of the weights.")] = None,
+    kv_dtype: Annotated[str | None, typer.Option("--kv", help="Format of the KV cache.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="End with status 2 if any line is rejected.")] = False,
+    db: Db = None,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Take benchmark results into the store; the same file twice changes nothing."""
+    from perfdb import Store
+
+    given = {"model": model, "gpu": gpu, "tp": tp, "pp": pp, "dp": dp, "ep": ep, "engine": engine,
+             "engine_version": engine_version, "weight_quant": weight_quant, "kv_dtype": kv_dtype}  # fmt: skip
+    context = {name: value for name, value in given.items() if value is not None}
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"no file '{file}'")
+    reports = []
+    with Store(store_path(db)) as store:
+        for file in files:
+            with progress(f"ingest {file.name}", None) as tick:
+                reports.append((file, store.ingest(file, context, tick)))
+        store.refresh_flags()
+    total = {
+        "kept": sum(report.kept for _, report in reports),
+        "known": sum(report.known for _, report in reports),
+        "incomplete": sum(report.incomplete for _, report in reports),
+        "rejected": [
+            {"file": str(file), "line": each.line, "reason": each.reason}
+            for file, report in reports
+            for each in report.rejected
+        ],
+    }
+    if json:
+        print_json(total)
+    else:
+        typer.echo(
+            f"kept {total['kept']}, already known {total['known']}, incomplete {total['incomplete']}, "
+            f"rejected {len(total['rejected'])}"
+        )
+        for each in total["rejected"]:
+            typer.echo(f"  {each['file']} line {each['line']}: {each['reason']}", err=True)
+    if total["kept"] + total["known"] + total["incomplete"] == 0 or (strict and total["rejected"]):
+        raise typer.Exit(2)
+
+
+@app.command()
+def info(db: Db = None, json: Json = False) -> None:
+    """Show what the store holds: runs by engine and source, what is incomplete, quality flags, profiles."""
+    from perfdb import Store
+
+    with Store(store_path(db), read_only=True) as store:
+        found = store.info()
+    if json:
+        print_json(found)
+        return
+    for key, value in found.items():
+        if isinstance(value, dict):
+            typer.echo(f"{key}:")
+            for name, count in value.items():
+                typer.echo(f"  {name}: {count}")
+        else:
+            typer.echo(f"{key}: {value}")
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="A query that reads; the view 'runs' has one row a run.")],
+    db: Db = None,
+    json: Json = False,
+) -> None:
+    """Run a query that reads the store."""
+    from perfdb import Store
+
+    with Store(store_path(db), read_only=True) as store:
+        rows = store.query(query)
+    if json:
+        print_json(rows)
+    elif rows:
+        header = list(rows[0])
+        cells = [["" if row[name] is None else str(row[name]) for name in header] for row in rows]
+        print_table("", header, cells, left=len(header))
+
+
+@app.command()
+def flag(
+    file: Annotated[Path, typer.Argument(help="JSON lines with source, src_ref, flag and reason.")],
+    db: Db = None,
+    json: Json = False,
+) -> None:
+    """Set the quality flags that a file names on stored runs."""
+    from perfdb import Store
+
+    with Store(store_path(db)) as store:
+        applied = store.apply_flags_file(file)
+    if json:
+        print_json({"applied": applied.applied, "unmatched": applied.unmatched})
+    else:
+        typer.echo(f"flags set {applied.applied}, lines without a stored run {len(applied.unmatched)}")

@@ -1,0 +1,140 @@
+"""What an engine takes where no flag is given: chunk, graphs, running requests, memory fraction.
+
+All functions are over arrays, so that a table of a million deployments is filled in one call. `version` is
+a number that orders versions: `version_number("0.5.9")`.
+
+Sources: sgl-project/sglang, server arguments and memory defaults of 0.4.1, 0.4.6.post5, 0.5.2, 0.5.4 to
+0.5.9 and 0.5.23; vllm-project/vllm 0.33.0, engine arguments.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aicalib.engines.releases import version_key
+
+Array = NDArray[np.float64]
+
+MIB = 2.0**20
+
+
+class Settings(NamedTuple):
+    """Settings of n deployments; NaN where not given."""
+
+    memory_fraction: Array
+    chunk_tokens: Array
+    max_running: Array
+    graph_max_batch: Array
+    poll_interval: Array
+
+
+def version_number(version: str) -> float:
+    """Return a number that orders versions, infinite for one without numbers (a nightly: the newest)."""
+    key = version_key(version)
+    if key is None:
+        return np.inf
+    major, minor, patch, post = key
+    return float(major * 10**9 + minor * 10**6 + patch * 10**3 + post)
+
+
+def _at_least(version: Array, text: str) -> NDArray[np.bool_]:
+    return version >= version_number(text)
+
+
+def _given(value: Array, default: Array) -> Array:
+    return np.where(np.isnan(value), default, value)
+
+
+def sglang(
+    settings: Settings, version: Array, memory_bytes: Array, tp: Array, dp: Array, pp: Array
+) -> Settings:
+    """Fill in what SGLang takes by itself.
+
+    Parameters
+    ----------
+    settings : Settings
+        What was given, NaN elsewhere; arrays of shape (n,).
+    version : ndarray, shape (n,)
+        Version numbers.
+    memory_bytes : ndarray, shape (n,)
+        Memory of one GPU as the driver reports it.
+    tp, dp, pp : ndarray, shape (n,)
+        Widths; `dp` is the attention-data-parallel degree.
+
+    Notes
+    -----
+    The memory fraction is (M - reserved) / M with M in MiB and, from 0.5.4 on, reserved = 512 + 1.5 max(chunk,
+    2048) + tp pp / 8 1024 + 2 graph_max_batch (+ 3 graph_max_batch dp under attention data parallelism), at
+    least 10 GiB on GPUs above 60 GiB from 0.5.10 on; 0.5.0 to 0.5.3 keep back 2.8 / 9.5 / 12 / 32 GiB by
+    size plus half a GiB a GPU; before, constants by width.
+    """
+    mib = memory_bytes / MIB
+    wide = tp >= 4
+    chunk = np.select([mib < 20480, mib < 61440, mib < 163840], [2048.0, 4096.0, 8192.0], 16384.0)
+    chunk = np.where(~_at_least(version, "0.5.4"), np.where(mib < 25000, 2048.0, 8192.0), chunk)
+    chunk_tokens = _given(settings.chunk_tokens, chunk)
+    graph = np.select(
+        [mib < 20480, mib < 35840, mib < 61440, mib < 163840],
+        [np.full_like(mib, 8.0), np.where(wide, 160.0, 48.0), np.where(wide, 160.0, 32.0),
+         np.where(wide, 512.0, 256.0)],
+        512.0,
+    )  # fmt: skip
+    graph = np.where(~_at_least(version, "0.5.2"), np.where((mib < 25000) & ~wide, 8.0, 160.0), graph)
+    max_running = _given(settings.max_running, np.full_like(mib, 2048.0))
+    graph_max_batch = _given(settings.graph_max_batch, np.minimum(graph, max_running))
+
+    reserved = 512.0 + 1.5 * np.maximum(chunk_tokens, 2048.0) + tp * pp / 8.0 * 1024.0 + 2.0 * graph_max_batch
+    reserved = reserved + np.where(
+        dp > 1,
+        3.0 * graph_max_batch * dp + np.where(graph_max_batch > 300, 1.5 * graph_max_batch * dp, 0.0),
+        0.0,
+    )
+    floor = _at_least(version, "0.5.10") & (mib > 60 * 1024)
+    recent = (mib - np.where(floor, np.maximum(reserved, 10240.0), reserved)) / mib
+    n = tp * pp
+    by_size = np.select(
+        [mib < 35 * 1024, mib < 90 * 1024, mib < 160 * 1024],
+        [2.8 + n / 10.0, 9.5 + n / 2.0, 12.0 + n / 2.0],
+        32.0,
+    )
+    early = (mib - 1024.0 * (by_size + np.where(dp > 1, 4.0, 0.0))) / mib
+    constants = np.select([n >= 16, n >= 8, n >= 4, n >= 2], [0.79, 0.81, 0.85, 0.87], 0.88)
+    constants = np.where(_at_least(version, "0.4.6") & (mib > 81920), 0.88, constants)
+    fraction = np.where(
+        _at_least(version, "0.5.4"), recent, np.where(_at_least(version, "0.5.0"), early, constants)
+    )
+    return Settings(
+        memory_fraction=_given(settings.memory_fraction, np.round(fraction, 3)),
+        chunk_tokens=chunk_tokens,
+        max_running=max_running,
+        graph_max_batch=graph_max_batch,
+        poll_interval=_given(settings.poll_interval, np.ones_like(mib)),
+    )
+
+
+def vllm(
+    settings: Settings, version: Array, memory_bytes: Array, tp: Array, dp: Array, pp: Array
+) -> Settings:
+    """Fill in what `vllm serve` takes by itself.
+
+    Parameters as for `sglang`.
+
+    Notes
+    -----
+    Tokens per step and running requests by memory: from 160 GiB 16384 and 1024, from 70 GiB 8192 and 1024,
+    else 2048 and 256. Memory utilization 0.92 from 0.33 on, before 0.9. Graphs up to 512.
+    """
+    gib = memory_bytes / 2.0**30
+    max_running = _given(settings.max_running, np.where(gib >= 70, 1024.0, 256.0))
+    return Settings(
+        memory_fraction=_given(settings.memory_fraction, np.where(_at_least(version, "0.33.0"), 0.92, 0.9)),
+        chunk_tokens=_given(
+            settings.chunk_tokens, np.select([gib >= 160, gib >= 70], [16384.0, 8192.0], 2048.0)
+        ),
+        max_running=max_running,
+        graph_max_batch=_given(settings.graph_max_batch, np.minimum(512.0, max_running)),
+        poll_interval=_given(settings.poll_interval, np.ones_like(gib)),
+    )

@@ -1,0 +1,77 @@
+"""The errors that aicalib raises on purpose.
+
+AicalibError
+└── RequestError            the request is wrong or refused; the command ends with exit status 2
+    ├── UnknownName         a model, accelerator, mode, engine or profile that no table holds
+    ├── InvalidValue        a value outside its range, or values that contradict each other
+    └── NotCovered          a kind or load that the model does not compute, refused by its name
+
+Every RequestError carries `kind` (a short word for programs), a message that names the value and the
+reason, and `alternatives`, what would work instead (possibly empty).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+class AicalibError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class RequestError(AicalibError):
+    """A request that is wrong or refused.
+
+    Parameters
+    ----------
+    message : str
+        Names the value, the reason and, where there is one, what would work.
+    alternatives : sequence of str
+        What would work instead.
+    """
+
+    kind = "request"
+
+    def __init__(self, message: str, alternatives: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.alternatives = list(alternatives)
+
+
+class InvalidValue(RequestError):
+    """A value outside its range, or values that contradict each other."""
+
+    kind = "invalid_value"
+
+
+class NotCovered(RequestError):
+    """A kind of model or load that the physics does not compute."""
+
+    kind = "not_covered"
+
+
+class UnknownName(RequestError):
+    """A name that no table holds; the near misses are the alternatives."""
+
+    kind = "unknown_name"
+
+    def __init__(self, what: str, name: str, options: Iterable[str]) -> None:
+        from difflib import get_close_matches
+
+        known = sorted(options)
+        folded = {fold(option): option for option in known}
+        near = [folded[match] for match in get_close_matches(fold(name), folded, n=4, cutoff=0.5)]
+        hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(known[:12])}" + (
+            ", ..." if len(known) > 12 else ""
+        )
+        super().__init__(f"unknown {what} '{name}'; {hint}", near or known)
+
+
+def fold(name: str) -> str:
+    """Reduce a name to what counts: case, '-', '_', '.', '/', ':' and blanks do not.
+
+    Examples
+    --------
+    >>> fold("H100-SXM5_80GB") == fold("h100 sxm5 80gb")
+    True
+    """
+    return "".join(character for character in name.lower() if character.isalnum())

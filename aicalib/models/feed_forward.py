@@ -1,0 +1,122 @@
+"""The feed-forward half of a `config.json`: which layers hold experts, and how wide each part is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aicalib.errors import InvalidValue, NotCovered
+from aicalib.models.reader import Reader
+
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_PER_TOKEN = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "experts_per_token",
+    "moe_top_k",
+    "top_k_experts",
+)
+
+
+def parts(read: Reader, traits: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """Return the feed-forward fields of an `Architecture`.
+
+    Parameters
+    ----------
+    read : Reader
+    traits : mapping
+        Of the model type.
+    layers : int
+
+    Raises
+    ------
+    InvalidValue
+        A key is missing or wrong.
+    """
+    experts = read.integer(*_EXPERTS, default=0)
+    if not experts:
+        return {"dense_layers": layers, "intermediate_size": float(read.integer("intermediate_size"))}
+    moe_layers = _expert_layers(read, layers)
+    width = read.integer(traits.get("expert_width", "moe_intermediate_size"))
+    values: dict[str, Any] = {
+        "dense_layers": layers - moe_layers,
+        "moe_layers": moe_layers,
+        "num_experts": experts,
+        "experts_per_token": read.integer(*_PER_TOKEN),
+        "moe_intermediate_size": width,
+        "shared_intermediate_size": _shared_width(read, traits, width),
+        "router_bias": bool(
+            traits.get("router_bias") or read.get("use_routing_bias") or read.get("topk_method") == "noaux_tc"
+        ),
+        "expert_bias": bool(traits.get("expert_bias", False)),
+    }
+    if layers > moe_layers:
+        values["intermediate_size"] = float(read.integer(traits.get("dense_width", "intermediate_size")))
+    return values
+
+
+def _shared_width(read: Reader, traits: Mapping[str, Any], expert_width: int) -> int:
+    stated = read.integer("shared_expert_intermediate_size", "shared_intermediate_size", default=0)
+    if stated:
+        return stated
+    return read.integer("n_shared_experts", default=traits.get("shared_experts", 0)) * expert_width
+
+
+def _expert_layers(read: Reader, layers: int) -> int:
+    """Count the layers with experts, by whichever of the keys in use is there."""
+    kinds = read.listed("mlp_layer_types", layers)
+    if kinds is not None:
+        return kinds.count("sparse")
+    if isinstance(read.get("moe_layer_freq"), list):
+        return sum(bool(each) for each in read.listed("moe_layer_freq", layers) or ())
+    if isinstance(read.get("moe_layers"), list):
+        return len(read.get("moe_layers"))
+    if read.get("interleave_moe_layer_step") is not None:
+        return layers // read.integer("interleave_moe_layer_step")
+    first = read.integer("first_k_dense_replace", default=0)
+    every = read.integer("moe_layer_freq", default=1) or 1
+    step = read.integer("decoder_sparse_step", default=1) or 1
+    dense = set(read.get("mlp_only_layers") or ())
+    return sum(
+        layer >= first and layer % every == 0 and (layer + 1) % step == 0 and layer not in dense
+        for layer in range(layers)
+    )
+
+
+def blocks(read: Reader, layers: int) -> dict[str, Any]:
+    """Return the fields of a searched architecture, whose blocks differ in width (NVIDIA's Puzzle).
+
+    The widths become their mean, so that totals are exact; a block without attention has no attention
+    layer.
+
+    Notes
+    -----
+    The width of a block is 2 / 3 of `ffn_mult` hidden sizes, rounded up to a multiple of 256.
+
+    Raises
+    ------
+    NotCovered
+        Blocks differ in their key/value heads, or replace a part by another kind.
+    InvalidValue
+        A key is missing or wrong.
+    """
+    configured = read.listed("block_configs", layers)
+    if configured is None:
+        raise InvalidValue(f"{read.name}: the configuration has no 'block_configs'")
+    attention = [block["attention"] for block in configured if not block["attention"].get("no_op")]
+    feed = [block["ffn"] for block in configured if not block["ffn"].get("no_op")]
+    for part in (*attention, *feed):
+        strange = [key for key in ("replace_with_linear", "sparsify", "window_length") if part.get(key)]
+        if strange:
+            raise NotCovered(f"{read.name}: blocks with {', '.join(strange)} are not computed")
+    groups = {part.get("n_heads_in_group") for part in attention}
+    if len(groups) != 1:
+        raise NotCovered(f"{read.name}: key/value heads that differ by block are not computed")
+    hidden = read.integer("hidden_size")
+    widths = [-(-int(2 * part["ffn_mult"] * hidden / 3) // 256) * 256 for part in feed]
+    return {
+        "full_layers": len(attention),
+        "kv_heads": read.integer("num_attention_heads") // groups.pop(),
+        "dense_layers": len(feed),
+        "intermediate_size": sum(widths) / len(widths),
+    }

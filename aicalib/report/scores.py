@@ -1,0 +1,60 @@
+"""Scoreboards as tables and documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aicalib.calibrate.build import Calibration, Scoreboard, scoreboard_dict
+
+METRIC_NAMES = {
+    "tpot_ms": "TPOT", "ttft_ms": "TTFT", "e2e_ms": "end to end", "output_tok_s": "output tok/s"
+}  # fmt: skip
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction as per cent, a dash where there is none."""
+    return "-" if fraction is None or fraction != fraction else f"{100 * fraction:.1f}"
+
+
+def scoreboard_rows(board: list[Scoreboard]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the table before -> after, errors in per cent."""
+    header = ["engine", "metric", "n", "groups", "median APE", "MAPE", "median over groups", "within 20 %"]
+    rows = [
+        [
+            each.engine,
+            METRIC_NAMES[each.metric],
+            str(each.calibrated["n"]),
+            str(each.groups),
+            f"{percent(each.physics['median_ape'])} -> {percent(each.calibrated['median_ape'])}",
+            f"{percent(each.physics['mape'])} -> {percent(each.calibrated['mape'])}",
+            f"{percent(each.physics_group_median)} -> {percent(each.calibrated_group_median)}",
+            f"{percent(each.physics['within_20'])} -> {percent(each.calibrated['within_20'])}",
+        ]
+        for each in board
+    ]
+    return header, rows
+
+
+def calibration_document(found: Calibration) -> dict[str, Any]:
+    """Return what `calibrate --json` prints."""
+    return {
+        "profile": found.profile.label,
+        "runs": found.profile.lineage["runs"],
+        "groups": found.profile.lineage["groups"],
+        "left_out_by_flag": found.left_out,
+        "scoreboard": [scoreboard_dict(each) for each in found.scoreboard],
+        "quantiles": found.profile.quantiles,
+        "remarks": found.profile.lineage["remarks"],
+    }
+
+
+def evaluation_rows(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of an evaluation, errors in per cent."""
+    header = ["runs", "metric", "n", "median APE", "MAPE", "p90", "bias", "within 20 %", "in 90 % interval"]
+    rows = []
+    for name, scores in (("unseen", document["metrics"]), ("seen", document.get("seen", {}))):
+        for metric, each in scores.items():
+            if each["n"]:
+                figures = (each[key] for key in ("median_ape", "mape", "p90_ape", "bias", "within_20", "coverage_90"))
+                rows.append([name, METRIC_NAMES[metric], str(each["n"]), *(percent(figure) for figure in figures)])
+    return header, rows

@@ -1,0 +1,94 @@
+"""The errors that perfdb raises on purpose.
+
+StoreError                  base of all of them; `kind` is a short word for programs
+├── NotAStore               no such file, or a file that is not a measurement store
+├── NewerSchema             the store was written by a newer version
+├── OlderSchema             the store lacks a migration and was opened read-only
+├── StoreBusy               another process holds the store; `pid` where it is known
+├── ReadOnlyStore           a write to a store that cannot be written
+├── QueryRefused            a query that writes, or that the database does not understand
+├── UnknownProfile          no profile of that name and version
+├── ProfileExists           that version of the profile is stored with another content
+├── UnknownFormat           a file that no reader knows
+└── FlagsFileError          a line of a flags file that cannot be applied
+"""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Base of all errors that perfdb raises on purpose."""
+
+    kind = "store"
+
+
+class NotAStore(StoreError):
+    """No such file, or a file that is not a measurement store."""
+
+    kind = "not_a_store"
+
+
+class NewerSchema(StoreError):
+    """The store holds a migration that this version does not know."""
+
+    kind = "newer_schema"
+
+
+class OlderSchema(StoreError):
+    """The store lacks a migration and cannot be brought up to date read-only."""
+
+    kind = "older_schema"
+
+
+class StoreBusy(StoreError):
+    """Another process holds the store.
+
+    Parameters
+    ----------
+    message : str
+        Names the file and the holder.
+    pid : int or None
+        Process that holds the file, where DuckDB says so.
+    """
+
+    kind = "store_busy"
+
+    def __init__(self, message: str, pid: int | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class ReadOnlyStore(StoreError):
+    """A write to a store that cannot be written."""
+
+    kind = "read_only"
+
+
+class QueryRefused(StoreError):
+    """A query that writes, or that the database does not understand."""
+
+    kind = "query_refused"
+
+
+class UnknownProfile(StoreError):
+    """No profile of that name and version."""
+
+    kind = "unknown_profile"
+
+
+class ProfileExists(StoreError):
+    """That version of the profile is stored with another content."""
+
+    kind = "profile_exists"
+
+
+class UnknownFormat(StoreError):
+    """A file that no reader knows."""
+
+    kind = "unknown_format"
+
+
+class FlagsFileError(StoreError):
+    """A line of a flags file that cannot be applied."""
+
+    kind = "flags_file"

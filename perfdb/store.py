@@ -1,0 +1,373 @@
+"""The measurement store: one DuckDB file of runs, their raw lines, sources, flags, and fitted profiles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from perfdb import quality
+from perfdb.connection import connect
+from perfdb.errors import (
+    FlagsFileError,
+    ProfileExists,
+    QueryRefused,
+    ReadOnlyStore,
+    UnknownProfile,
+)
+from perfdb.ingest import FLAG_COLUMNS, IngestReport, ingest, insert
+from perfdb.keys import KEYS
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class FlagsApplied:
+    """What became of a flags file: flags set, and the lines that met no stored run."""
+
+    applied: int
+    unmatched: list[int]
+
+
+class Store:
+    """A measurement store, open until it is closed or its `with` block ends.
+
+    Parameters
+    ----------
+    path : str or Path
+        The DuckDB file; made on first use unless `read_only`.
+    read_only : bool
+        Open for reading only; several processes may do so at once.
+    wait_s : float
+        How long to wait for another process to let go of the file.
+
+    Raises
+    ------
+    NotAStore
+        If the file is not a store, or is not there and `read_only`.
+    NewerSchema, OlderSchema
+        If its schema is not the one of this version.
+    StoreBusy
+        If another process still holds it after `wait_s`.
+    ReadOnlyStore
+        If the file cannot be written and `read_only` was not asked for.
+    """
+
+    def __init__(self, path: str | Path, read_only: bool = False, wait_s: float = 30.0) -> None:
+        self.path = Path(path)
+        self.read_only = read_only
+        self._connection = connect(self.path, read_only, wait_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and let other processes have it."""
+        self._connection.close()
+
+    def ingest(
+        self,
+        path: str | Path,
+        context: Mapping[str, Any] | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> IngestReport:
+        """Take a benchmark file in, whole or not at all.
+
+        Parameters
+        ----------
+        path : str or Path
+            A file of any known format.
+        context : mapping, optional
+            Keys that the file lacks (`gpu`, `model`, `tp`, ...). They fill what is missing; a line that says
+            otherwise is rejected with both values. A line stored as incomplete is completed by a later
+            ingest with more context.
+        progress : callable, optional
+            Called with the number of lines done so far.
+
+        Raises
+        ------
+        UnknownFormat
+            If no reader knows the file.
+        ReadOnlyStore
+            If the store was opened for reading only.
+        """
+        with self._writing() as connection:
+            return ingest(connection, Path(path), context, progress)
+
+    def flag(self, rows: Iterable[Mapping[str, str]], origin: str = "user") -> int:
+        """Set quality flags on runs; one that is already set is left as it is.
+
+        Parameters
+        ----------
+        rows : iterable of mapping
+            Each with `run_id`, `flag` and `reason`.
+        origin : str
+            Who says so.
+
+        Returns
+        -------
+        int
+            Number of flags newly set. Runs that are not stored are passed over.
+        """
+        with self._writing() as connection:
+            return _add_flags(connection, [dict(row) | {"origin": origin} for row in rows])
+
+    def refresh_flags(self) -> dict[str, int]:
+        """Compute the flags of every quality rule anew; return the number of runs under each."""
+        rows = quality.flags(self.frame())
+        with self._writing() as connection:
+            connection.execute("DELETE FROM flags WHERE origin = $1", [quality.ORIGIN])
+            _add_flags(connection, [row | {"origin": quality.ORIGIN} for row in rows])
+        return quality.count(rows)
+
+    def apply_flags_file(self, path: str | Path) -> FlagsApplied:
+        """Set the flags that a file names, in place of those the same file set before.
+
+        Each line is a JSON object with `source`, `src_ref`, `flag`, `reason` and, where several runs share
+        the reference, `match`: keys and values that the run must have.
+
+        Raises
+        ------
+        FlagsFileError
+            If a line is not such an object; the message has its number.
+        """
+        path = Path(path)
+        entries = list(_flag_entries(path))
+        origin = f"file:{path.name}"
+        runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        stored = self._rows(
+            "SELECT s.source, s.src_ref, r.run_id, r.content "
+            "FROM run_sources s JOIN run_records r USING (run_id)"
+        )
+        for source, reference, run_id, content in stored:
+            runs.setdefault((source, reference), []).append({"run_id": run_id} | json.loads(content))
+        rows: list[dict[str, str]] = []
+        unmatched: list[int] = []
+        for number, entry in entries:
+            wanted = entry.get("match", {}).items()
+            found = {
+                run["run_id"]
+                for run in runs.get((entry["source"], entry["src_ref"]), [])
+                if all(run.get(name) == value for name, value in wanted)
+            }
+            if not found:
+                unmatched.append(number)
+            rows += [
+                {"run_id": run_id, "flag": entry["flag"], "reason": entry["reason"], "origin": origin}
+                for run_id in sorted(found)
+            ]
+        with self._writing() as connection:
+            connection.execute("DELETE FROM flags WHERE origin = $1", [origin])
+            return FlagsApplied(_add_flags(connection, rows), unmatched)
+
+    def query(self, sql: str) -> list[dict[str, Any]]:
+        """Answer one SQL query; the view `runs` has one row a run.
+
+        Values are what JSON knows: times are ISO texts, JSON columns are parsed.
+
+        Raises
+        ------
+        QueryRefused
+            If the statement would write, is not one statement, or is not understood.
+        """
+        cursor = self._select(sql)
+        names = [column[0] for column in cursor.description]
+        parsed = [str(column[1]) == "JSON" for column in cursor.description]
+        rows = cursor.fetchall()
+        self._connection.execute("ROLLBACK")
+        return [
+            {
+                name: json.loads(value) if is_json and value is not None else _plain(value)
+                for name, value, is_json in zip(names, row, parsed, strict=True)
+            }
+            for row in rows
+        ]
+
+    def frame(self, where: str | None = None) -> pd.DataFrame:
+        """Return the view `runs` as a data frame, in the order in which runs came in.
+
+        Parameters
+        ----------
+        where : str, optional
+            A SQL condition on its columns.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Numbers are float64 with NaN where unknown, yes-or-no keys are `boolean` with NA, JSON columns
+            (`extra`, `disagg_layout`, `flags_variants`) are texts, `sources` and `flags` are arrays of texts.
+        """
+        condition = f"WHERE {where}" if where else ""
+        first = "(SELECT min(number) FROM run_sources s WHERE s.run_id = runs.run_id)"
+        frame = self._select(f"SELECT * FROM runs {condition} ORDER BY {first}").df()
+        self._connection.execute("ROLLBACK")
+        dtypes = {"int": "float64", "float": "float64", "bool": "boolean"}
+        return frame.astype({name: dtypes[kind] for name, kind in KEYS.items() if kind in dtypes})
+
+    def info(self) -> dict[str, Any]:
+        """Describe the store: schema, size, files, runs by status, engine and source, flags, profiles."""
+        count = self._count
+        status = count("SELECT status, count(*) FROM run_records GROUP BY 1")
+        return {
+            "path": str(self.path),
+            "schema": [name for (name,) in self._rows("SELECT name FROM migrations ORDER BY name")],
+            "size_bytes": self.path.stat().st_size,
+            "files": self._rows("SELECT count(*) FROM files")[0][0],
+            "runs": sum(status.values()),
+            "complete": status.get("complete", 0),
+            "incomplete": status.get("incomplete", 0),
+            "missing": count(
+                "SELECT key, count(*) FROM (SELECT unnest(missing) AS key FROM run_records) GROUP BY 1"
+            ),
+            "engines": count("SELECT coalesce(engine, 'unknown'), count(*) FROM run_records GROUP BY 1"),
+            "sources": count("SELECT source, count(DISTINCT run_id) FROM run_sources GROUP BY 1"),
+            "flags": count("SELECT flag, count(DISTINCT run_id) FROM flags GROUP BY 1"),
+            "profiles": self.profiles(),
+        }
+
+    def save_profile(self, name: str, version: str | int, json_text: str) -> None:
+        """Keep a fitted profile. A version never changes: other content needs another version.
+
+        Raises
+        ------
+        ProfileExists
+            If that version is stored with other content.
+        """
+        stored = self._rows(
+            "SELECT json FROM profiles WHERE name = $1 AND version = $2", [name, str(version)]
+        )
+        if stored and stored[0][0] == json_text:
+            return
+        if stored:
+            raise ProfileExists(
+                f"profile {name}@{version} is stored with other content: give it another version"
+            )
+        with self._writing() as connection:
+            now = datetime.now(UTC).replace(tzinfo=None)
+            connection.execute(
+                "INSERT INTO profiles VALUES ($1, $2, $3, $4)", [name, str(version), json_text, now]
+            )
+
+    def load_profile(self, name: str, version: str | int | None = None) -> str:
+        """Return the JSON text of a profile, the newest where no version is named.
+
+        Raises
+        ------
+        UnknownProfile
+            If there is none; the message names those that exist.
+        """
+        rows = self._rows(
+            "SELECT json FROM profiles WHERE name = $1 AND ($2 IS NULL OR version = $2) "
+            "ORDER BY created_at DESC",
+            [name, None if version is None else str(version)],
+        )
+        if not rows:
+            wanted = name if version is None else f"{name}@{version}"
+            known = ", ".join(f"{one['name']}@{one['version']}" for one in self.profiles()) or "none"
+            raise UnknownProfile(f"no profile {wanted} in {self.path}; it has {known}")
+        return str(rows[0][0])
+
+    def profiles(self) -> list[dict[str, Any]]:
+        """List the stored profiles: `name`, `version`, `created_at`, oldest first."""
+        rows = self._rows("SELECT name, version, created_at FROM profiles ORDER BY created_at, name")
+        return [dict(zip(("name", "version", "created_at"), map(_plain, row), strict=True)) for row in rows]
+
+    def _rows(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql, values).fetchall()
+
+    def _count(self, sql: str) -> dict[str, int]:
+        return {str(name): int(number) for name, number in sorted(self._rows(sql))}
+
+    def _select(self, sql: str) -> duckdb.DuckDBPyConnection:
+        """Start a query in a transaction that cannot write; the caller ends the transaction."""
+        import duckdb
+
+        try:
+            statements = duckdb.extract_statements(sql)
+        except duckdb.Error as error:
+            raise QueryRefused(f"not understood: {error}") from error
+        readers = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+        if len(statements) != 1 or statements[0].type not in readers:
+            what = ", ".join(statement.type.name for statement in statements) or "nothing"
+            raise QueryRefused(
+                f"one statement that only reads is answered (SELECT, WITH, DESCRIBE), not {what}"
+            )
+        self._connection.execute("BEGIN TRANSACTION READ ONLY")
+        try:
+            return self._connection.execute(sql)
+        except duckdb.Error as error:
+            self._connection.execute("ROLLBACK")
+            raise QueryRefused(str(error)) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Hold one transaction: all of it, or nothing."""
+        if self.read_only:
+            raise ReadOnlyStore(f"{self.path} was opened for reading only")
+        self._connection.execute("BEGIN")
+        try:
+            yield self._connection
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+
+def _add_flags(connection: duckdb.DuckDBPyConnection, rows: list[dict[str, str]]) -> int:
+    """Insert flags on stored runs, each (run, flag, origin) once; return how many are new."""
+    before = connection.execute("SELECT run_id, flag, origin FROM flags").fetchall()
+    stored = {run_id for (run_id,) in connection.execute("SELECT run_id FROM run_records").fetchall()}
+    seen = set(before)
+    fresh = []
+    for row in rows:
+        key = (row["run_id"], row["flag"], row["origin"])
+        if row["run_id"] in stored and key not in seen:
+            seen.add(key)
+            fresh.append({name: row[name] for name in FLAG_COLUMNS})
+    insert(connection, "flags", FLAG_COLUMNS, fresh)
+    return len(fresh)
+
+
+def _flag_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read a flags file; blank lines are passed over."""
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            entry = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise FlagsFileError(f"{path} line {number} is not JSON: {error}") from error
+        if not isinstance(entry, dict):
+            raise FlagsFileError(f"{path} line {number} is not a JSON object")
+        absent = {"source", "src_ref", "flag", "reason"} - entry.keys()
+        if absent:
+            raise FlagsFileError(f"{path} line {number} lacks {', '.join(sorted(absent))}")
+        yield number, entry
+
+
+def _plain(value: Any) -> Any:
+    """Turn what the database returns into what JSON knows."""
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (str, int, float)) or value is None:
+        return value
+    return str(value)

@@ -1,0 +1,161 @@
+"""Properties that the physics must have whatever the coefficients are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aicalib.errors import InvalidValue, NotCovered, UnknownName
+from aicalib.models import get_architecture
+from aicalib.models.stack import stack
+from aicalib.physics import operators
+from aicalib.physics.memory import memory, weight_bytes
+from aicalib.physics.roofline import smooth_maximum
+from aicalib.physics.steps import decode_step, prefill_step
+from aicalib.physics.system import spread_over
+from aicalib.profiles import priors
+from aicalib.resolve import resolve
+
+MODELS = ("llama-3.1-8b", "llama-3.3-70b", "mixtral-8x7b", "deepseek-r1", "gpt-oss-120b", "qwen3-235b-a22b")
+
+
+def one(**options):
+    batch = resolve({name: [value] for name, value in ({"gpu": "h200-sxm", "tp": 8} | options).items()})
+    for error in batch.refused.values():
+        raise error
+    return batch
+
+
+def decode_ms(batch, running=16.0, context=1500.0):
+    system = batch.system
+    step = decode_step(system, spread_over(system, priors()), np.array([running]), np.array([context]))
+    return 1e3 * step.time_s[0]
+
+
+def prefill_ms(batch, tokens=2048.0, length=2048.0):
+    system = batch.system
+    step = prefill_step(system, spread_over(system, priors()), np.array([tokens]), np.array([length]))
+    return 1e3 * step.time_s[0]
+
+
+@given(st.floats(0, 1e3), st.floats(0, 1e3))
+def test_smooth_maximum_is_between_the_greater_and_the_sum(first, second):
+    found = smooth_maximum(np.array([first]), np.array([second]))[0]
+    assert max(first, second) * (1 - 1e-12) <= found <= (first + second) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("field", ["bandwidth_bytes_s", "link_bytes_s", "gemm_peak_flops_s", "expert_peak_flops_s"])
+@given(factor=st.floats(1.0, 10.0))
+@settings(max_examples=10, deadline=None)
+def test_a_faster_part_never_slows_a_step(model, field, factor):
+    batch = one(model=model)
+    faster = replace(batch, system=replace(batch.system, **{field: getattr(batch.system, field) * factor}))
+    assert decode_ms(faster) <= decode_ms(batch) * (1 + 1e-12)
+    assert prefill_ms(faster) <= prefill_ms(batch) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@given(running=st.integers(1, 511), more=st.integers(1, 100), context=st.integers(1, 50_000))
+@settings(max_examples=20, deadline=None)
+def test_more_work_never_takes_less_time(model, running, more, context):
+    batch = one(model=model)
+    assert decode_ms(batch, running + more, context) >= decode_ms(batch, running, context)
+    assert decode_ms(batch, running, context + more) >= decode_ms(batch, running, context)
+    assert prefill_ms(batch, context + more, context + more) >= prefill_ms(batch, context, context)
+
+
+@pytest.mark.parametrize(("mode", "bits"), [("bfloat16", 16.0), ("fp8", 8.0), ("awq", 4.15625), ("nvfp4", 4.5)])
+def test_weight_bytes_scale_with_the_bits(mode, bits):
+    wide = weight_bytes(one(model="llama-3.3-70b", gemm="bfloat16").system)[0]
+    arch = get_architecture("llama-3.3-70b")
+    tables = 2.0 * 2 * arch.vocab_size * arch.hidden_size / 8
+    norms = 2.0 * arch.hidden_size * (2 * arch.num_layers + 1)
+    narrow = weight_bytes(one(model="llama-3.3-70b", gemm=mode).system)[0]
+    assert narrow - tables - norms == pytest.approx((wide - tables - norms) * bits / 16.0, rel=1e-9)
+
+
+def test_weights_of_a_dense_model_in_16_bit_are_two_bytes_a_parameter():
+    found = weight_bytes(one(model="llama-3.1-8b", gemm="bfloat16", tp=1).system)[0]
+    assert found == pytest.approx(2 * 8.030e9, rel=1e-3)
+
+
+@pytest.mark.parametrize(("kv", "bits"), [("bfloat16", 16), ("fp8_e4m3", 8), ("nvfp4", 4.5)])
+def test_the_pool_holds_more_tokens_with_fewer_bits(kv, bits):
+    wide = memory(one(model="llama-3.1-8b", tp=1, gpu="b200", kv="bfloat16").system)
+    found = memory(one(model="llama-3.1-8b", tp=1, gpu="b200", kv=kv).system)
+    assert found.cell_bytes[0] == pytest.approx(wide.cell_bytes[0] * bits / 16)
+    assert found.max_total_tokens[0] == pytest.approx(wide.max_total_tokens[0] * 16 / bits, rel=1e-4)
+
+
+def test_a_token_of_deepseek_takes_70272_bytes_on_every_rank():
+    found = memory(one(model="deepseek-r1", gpu="b200", kv="bfloat16").system)
+    assert found.cell_bytes[0] == 576 * 61 * 2
+
+
+def test_kv_heads_are_replicated_below_one_a_rank():
+    narrow = one(model="qwen3-235b-a22b", tp=4).system
+    wide = one(model="qwen3-235b-a22b", tp=8).system
+    assert memory(narrow).cell_bytes[0] == memory(wide).cell_bytes[0]
+
+
+@given(tokens=st.floats(1, 1e6))
+def test_touched_experts_lie_between_what_one_token_takes_and_all(tokens):
+    arch = stack([get_architecture("deepseek-r1")])
+    found = operators.touched_experts(arch, np.array([tokens]))[0]
+    assert 8 * (1 - 1e-9) <= found <= 256
+    assert operators.touched_experts(arch, np.array([1.0]))[0] == pytest.approx(8)
+
+
+def test_prefill_attention_counts_half_the_square_and_a_window_less():
+    arch = stack([get_architecture("llama-3.1-8b")])
+    found = operators.prefill_attention_flops(arch, np.array([4096.0]))[0]
+    assert found == 4 * 32 * 128 * 32 * 4096**2 / 2
+    windowed = stack([get_architecture("gpt-oss-120b")])
+    full = operators.prefill_attention_flops(stack([replace(get_architecture("gpt-oss-120b"), window=10**9)]),
+                                             np.array([4096.0]))[0]  # fmt: skip
+    assert operators.prefill_attention_flops(windowed, np.array([4096.0]))[0] < 0.55 * full
+
+
+def test_many_rows_are_the_rows_one_by_one():
+    table = {"model": list(MODELS), "gpu": ["h200-sxm"] * 6, "tp": [8, 4, 2, 8, 4, 8]}
+    together = resolve(table)
+    c = spread_over(together.system, priors())
+    times = decode_step(together.system, c, np.full(6, 7.0), np.full(6, 900.0)).time_s
+    for row in range(6):
+        alone = one(**{name: values[row] for name, values in table.items()})
+        assert 1e3 * times[row] == pytest.approx(decode_ms(alone, 7.0, 900.0), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"tp": 7}, InvalidValue, "does not divide the 64 attention heads"),
+        ({"tp": 0}, InvalidValue, "tp 0"),
+        ({"tp": 8, "dp": 3}, InvalidValue, "dp 3 does not divide tp 8"),
+        ({"tp": 8, "ep": 4}, InvalidValue, "ep 4 does not divide the 0 experts"),
+        ({"pp": 2}, NotCovered, "pipeline"),
+        ({"tp": 16}, NotCovered, "several nodes"),
+        ({"load": "open"}, NotCovered, "open"),
+        ({"engine": "trtllm"}, NotCovered, "trtllm"),
+        ({"model": "lama-70b"}, UnknownName, "llama-70b"),
+        ({"gpu": "h1000"}, UnknownName, "did you mean"),
+        ({"gemm": "fp9"}, UnknownName, "fp8"),
+        ({"moe": "fp8"}, InvalidValue, "dense model"),
+        ({"isl": -5}, InvalidValue, "isl -5"),
+        ({"concurrency": 0}, InvalidValue, "concurrency 0"),
+        ({"isl": "many"}, InvalidValue, "'many' is not a number"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_reason(options, error, words):
+    with pytest.raises(error, match=words.replace("(", r"\(")):
+        one(**({"model": "llama-3.3-70b"} | options))
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(UnknownName, match="did you mean"):
+        resolve({"modle": ["llama-70b"]})
