@@ -559,6 +559,20 @@ def _wrong_numbers(
                 yield int(place), error(int(place))
 
 
+def question(**options: Any) -> tuple[Deployment, Workload]:
+    """Return one deployment and workload from options; what is not given takes the command's defaults.
+
+    Raises
+    ------
+    RequestError
+        With the reason and what would work.
+    """
+    batch = resolve({name: [value] for name, value in options.items()}, 1)
+    for error in batch.refused.values():
+        raise error
+    return batch.deployment(0), batch.workload(0)
+
+
 def smallest_fitting_tp(batch: Batch, index: int) -> int | None:
     """Return the smallest width of one node on which a resolved row fits, None where there is none."""
     for width in WIDTHS:

@@ -17,7 +17,7 @@ from aicalib.calibrate.score import Score, score
 from aicalib.calibrate.validate import FOLDS, cross_validate
 from aicalib.errors import InvalidValue
 from aicalib.physics.memory import memory
-from aicalib.predict import Interval, predict_batch
+from aicalib.prediction import Interval, predict_batch
 from aicalib.profiles.profile import METRICS, PHYSICS, Profile, uncalibrated
 
 Array = NDArray[np.float64]

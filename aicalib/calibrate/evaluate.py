@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aicalib.calibrate.runs import Runs, as_runs
 from aicalib.calibrate.score import Score, score
-from aicalib.predict import Prediction, predict_batch
+from aicalib.prediction import Prediction, predict_batch
 from aicalib.profiles.profile import Profile
 
 Array = NDArray[np.float64]

@@ -39,7 +39,7 @@ def predict(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Predict latency, throughput and memory of one deployment."""
-    from aicalib.predict import predict_batch
+    from aicalib.prediction import predict_batch
     from aicalib.profiles import load_profile
     from aicalib.report.prediction import document, text
     from aicalib.resolve import resolve

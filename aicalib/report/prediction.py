@@ -11,7 +11,7 @@ from aicalib.engines.runnable import runnable
 from aicalib.physics.memory import GIB
 from aicalib.physics.steps import Operator, Step, decode_step, prefill_step
 from aicalib.physics.system import spread_over
-from aicalib.predict import METRICS, Prediction, predict_batch
+from aicalib.prediction import METRICS, Prediction, predict_batch
 from aicalib.profiles.profile import Profile, uncalibrated
 from aicalib.resolve import smallest_fitting_tp
 from aicalib.serving.closed import captured_batch
