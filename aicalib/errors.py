@@ -60,8 +60,10 @@ class UnknownName(RequestError):
         known = sorted(options)
         folded = {fold(option): option for option in known}
         near = [folded[match] for match in get_close_matches(fold(name), folded, n=4, cutoff=0.5)]
-        hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(known[:12])}" + (
-            ", ..." if len(known) > 12 else ""
+        hint = (
+            f"did you mean {', '.join(near)}?"
+            if near
+            else f"known are {', '.join(known[:12])}" + (", ..." if len(known) > 12 else "")
         )
         super().__init__(f"unknown {what} '{name}'; {hint}", near or known)
 

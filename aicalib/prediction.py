@@ -141,9 +141,7 @@ def predict_batch(batch: Batch, profile: Profile) -> Prediction:
             for metric, value in values.items()
         }
 
-    return Prediction(
-        batch, profile, with_bounds(mean), with_bounds(median), held, service, fits, origin
-    )
+    return Prediction(batch, profile, with_bounds(mean), with_bounds(median), held, service, fits, origin)
 
 
 def predict(deployment: Deployment, workload: Workload, profile: Profile | None = None) -> Prediction:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -236,6 +237,7 @@ class Store:
             "sources": count("SELECT source, count(DISTINCT run_id) FROM run_sources GROUP BY 1"),
             "flags": count("SELECT flag, count(DISTINCT run_id) FROM flags GROUP BY 1"),
             "profiles": self.profiles(),
+            "predictions": int(self._rows("SELECT count(*) FROM predictions")[0][0]),
         }
 
     def save_profile(self, name: str, version: str | int, json_text: str) -> None:
@@ -260,6 +262,17 @@ class Store:
             connection.execute(
                 "INSERT INTO profiles VALUES ($1, $2, $3, $4)", [name, str(version), json_text, now]
             )
+
+    def save_prediction(self, document: Mapping[str, Any]) -> str:
+        """Keep a prediction, a JSON document with the key `profile`, once; return its id."""
+        text = json.dumps(document, sort_keys=True, default=str)
+        prediction_id = sha256(text.encode()).hexdigest()[:16]
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO predictions VALUES ($1, $2, $3, $4)",
+                [prediction_id, str(document["profile"]), text, datetime.now(UTC).replace(tzinfo=None)],
+            )
+        return prediction_id
 
     def load_profile(self, name: str, version: str | int | None = None) -> str:
         """Return the JSON text of a profile, the newest where no version is named.

@@ -49,7 +49,9 @@ def test_smooth_maximum_is_between_the_greater_and_the_sum(first, second):
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("field", ["bandwidth_bytes_s", "link_bytes_s", "gemm_peak_flops_s", "expert_peak_flops_s"])
+@pytest.mark.parametrize(
+    "field", ["bandwidth_bytes_s", "link_bytes_s", "gemm_peak_flops_s", "expert_peak_flops_s"]
+)
 @given(factor=st.floats(1.0, 10.0))
 @settings(max_examples=10, deadline=None)
 def test_a_faster_part_never_slows_a_step(model, field, factor):
@@ -69,7 +71,9 @@ def test_more_work_never_takes_less_time(model, running, more, context):
     assert prefill_ms(batch, context + more, context + more) >= prefill_ms(batch, context, context)
 
 
-@pytest.mark.parametrize(("mode", "bits"), [("bfloat16", 16.0), ("fp8", 8.0), ("awq", 4.15625), ("nvfp4", 4.5)])
+@pytest.mark.parametrize(
+    ("mode", "bits"), [("bfloat16", 16.0), ("fp8", 8.0), ("awq", 4.15625), ("nvfp4", 4.5)]
+)
 def test_weight_bytes_scale_with_the_bits(mode, bits):
     wide = weight_bytes(one(model="llama-3.3-70b", gemm="bfloat16").system)[0]
     arch = get_architecture("llama-3.3-70b")
@@ -142,7 +146,7 @@ def test_many_rows_are_the_rows_one_by_one():
         ({"tp": 16}, NotCovered, "several nodes"),
         ({"load": "open"}, NotCovered, "open"),
         ({"engine": "trtllm"}, NotCovered, "trtllm"),
-        ({"model": "lama-70b"}, UnknownName, "llama-70b"),
+        ({"model": "lama-3.3-70b"}, UnknownName, "did you mean llama-3.3-70b"),
         ({"gpu": "h1000"}, UnknownName, "did you mean"),
         ({"gemm": "fp9"}, UnknownName, "fp8"),
         ({"moe": "fp8"}, InvalidValue, "dense model"),

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 class _Calibrate(ModuleType):
     def __call__(
-        self, records: Iterable[Mapping[str, Any]], name: str = "team", tick: Callable[[], None] = lambda: None
+        self,
+        records: Iterable[Mapping[str, Any]],
+        name: str = "team",
+        tick: Callable[[], None] = lambda: None,
     ) -> Calibration:
         """Fit a profile to runs, cross-validated; see `aicalib.calibrate.build.calibrate`."""
         from aicalib.calibrate.build import calibrate

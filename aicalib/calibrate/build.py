@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aicalib.calibrate.fit import fit
 from aicalib.calibrate.runs import Runs, as_runs
 from aicalib.calibrate.score import Score, score
-from aicalib.calibrate.validate import FOLDS, cross_validate
+from aicalib.calibrate.validate import cross_validate
 from aicalib.errors import InvalidValue
 from aicalib.physics.memory import memory
 from aicalib.prediction import Interval, predict_batch
@@ -34,8 +34,8 @@ LEFT_OUT_FLAGS = (
 setting that is not recorded and that the figures show to differ."""
 
 TTFT_FLAGS = ("ttft_cold", "prefix_cache_likely_warm", "queueing")
-"""Runs with one of these flags keep their TPOT; their TTFT, and the end-to-end time with it, measures something
-else: compilation, a cached prefix, or a line in front of the engine."""
+"""Runs with one of these flags keep their TPOT; their TTFT, and the end-to-end time with it, measures
+something else: compilation, a cached prefix, or a line in front of the engine."""
 
 QUANTILES = (0.05, 0.95)
 """Ends of a 90 % interval."""
@@ -128,7 +128,7 @@ def calibrate(
     name : str
         Of the profile.
     tick : callable
-        Called after each of the `FOLDS` + 1 fits.
+        Called after each fit: one a fold and the final one.
 
     Returns
     -------
@@ -160,7 +160,8 @@ def calibrate(
     tick()
 
     engines = [group[0] for group in runs.groups]
-    scoreboard, quantiles = [], {}
+    scoreboard: list[Scoreboard] = []
+    quantiles: dict[str, dict[str, tuple[float, float]]] = {}
     for engine in sorted(set(engines)):
         chosen = np.array([each == engine for each in engines])
         quantiles[engine] = {}

@@ -44,9 +44,7 @@ class Evaluation:
     def _score(self, metric: str, chosen: NDArray[np.bool_]) -> Score:
         at = np.flatnonzero(chosen)
         interval = self.prediction.comparable(metric, self.runs.median[metric])
-        return score(
-            self.runs.measured[metric][at], interval.value[at], interval.low[at], interval.high[at]
-        )
+        return score(self.runs.measured[metric][at], interval.value[at], interval.low[at], interval.high[at])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scoreboard as `evaluate --json` prints it."""

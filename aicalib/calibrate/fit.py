@@ -11,13 +11,14 @@ from scipy.optimize import least_squares
 from aicalib.calibrate.runs import Runs
 from aicalib.physics.memory import memory
 from aicalib.physics.system import spread_over
-from aicalib.profiles.coefficients import coefficients, priors
+from aicalib.profiles.coefficients import all_coefficients, priors
 from aicalib.serving.closed import serve
 
 Array = NDArray[np.float64]
 
-NOISE = {"tpot_ms": 0.10, "ttft_ms": 0.30}
-"""Standard deviation of log(measured / predicted) at which a run counts fully: what is left on seen groups."""
+NOISE = {"tpot_ms": 0.10, "ttft_ms": 0.40}
+"""Standard deviation of log(measured / predicted) at which a run counts fully: what is left on groups
+that the fit has seen."""
 
 AT_BOUND = 0.01
 """Log distance from a bound at which a coefficient is said to stand at it."""
@@ -81,7 +82,7 @@ def fit(runs: Runs) -> Fit:
     loss rho(z) = 2 (sqrt(1 + z) - 1) on the runs and a plain square on the priors, over log v within its
     bounds.
     """
-    known = coefficients()
+    known = all_coefficients()
     free = np.flatnonzero([each.spread > 0 for each in known])
     prior = priors()
     spread = np.array([known[at].spread for at in free])

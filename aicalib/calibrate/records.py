@@ -11,7 +11,7 @@ from perfdb.readers import read_records
 
 
 def stored_runs(store: Store) -> list[dict[str, Any]]:
-    """Return the complete runs of a store in the runs format, with `run_id` and `flags`, in a stable order."""
+    """Return the complete runs of a store, in the runs format with `run_id` and `flags`, ordered by id."""
     return store.query("SELECT * FROM runs WHERE status = 'complete' ORDER BY run_id")
 
 

@@ -86,7 +86,12 @@ def refusal(record: Mapping[str, Any]) -> RequestError | None:
         return NotCovered("disaggregated prefill and decode are not covered yet")
     if record.get("spec_decode") is True:
         return NotCovered("speculative decoding is not covered yet")
-    for key, what in (("model", "model"), ("gpu", "GPU"), ("engine", "engine"), ("tp", "tensor-parallel width")):
+    for key, what in (
+        ("model", "model"),
+        ("gpu", "GPU"),
+        ("engine", "engine"),
+        ("tp", "tensor-parallel width"),
+    ):
         if not _given(record.get(key)):
             return InvalidValue(f"the {what} is not recorded")
     for side in ("isl", "osl"):
@@ -178,7 +183,7 @@ def _options(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _figure(records: list[Mapping[str, Any]], metric: str) -> tuple[Array, NDArray[np.bool_]]:
-    """Return a latency in ms and whether it is a median: the mean, else the median, else an unspecified one."""
+    """Return a latency in ms and whether it is a median: mean, else median, else an unspecified figure."""
     values = np.full(len(records), np.nan)
     median = np.zeros(len(records), dtype=bool)
     for row, record in enumerate(records):

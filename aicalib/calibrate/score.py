@@ -22,9 +22,7 @@ class Score(TypedDict):
     coverage_90: float | None
 
 
-def score(
-    measured: Array, predicted: Array, low: Array | None = None, high: Array | None = None
-) -> Score:
+def score(measured: Array, predicted: Array, low: Array | None = None, high: Array | None = None) -> Score:
     """Score predictions; rows where either figure is missing (NaN) do not count.
 
     Parameters

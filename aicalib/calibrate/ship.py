@@ -1,4 +1,4 @@
-"""Rebuild the default profile from the published runs: `python -m aicalib.calibrate.ship RUNS_FOLDER PROFILE`."""
+"""Rebuild the default profile: `python -m aicalib.calibrate.ship MEASUREMENTS_FOLDER PROFILE_FILE`."""
 
 from __future__ import annotations
 

@@ -7,12 +7,24 @@ from typing import Annotated
 
 import typer
 
-from aicalib.cli.output import Db, Json, print_json, print_table, progress, store_path
+from aicalib.cli.output import (
+    Db,
+    Json,
+    ProfileName,
+    find_profile,
+    input_file,
+    print_json,
+    print_table,
+    progress,
+    store_path,
+)
 
 
 def calibrate(
     name: Annotated[str, typer.Option(help="Name of the profile.")] = "team",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the profile here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the profile here.")
+    ] = None,
     db: Db = None,
     json: Json = False,
 ) -> None:
@@ -20,9 +32,12 @@ def calibrate(
     from aicalib.calibrate.build import calibrate as build
     from aicalib.calibrate.records import stored_runs
     from aicalib.calibrate.validate import FOLDS
+    from aicalib.errors import InvalidValue
     from aicalib.report.scores import calibration_document, scoreboard_rows
     from perfdb import Store
 
+    if output is not None and not output.resolve().parent.is_dir():
+        raise InvalidValue(f"--output {output}: there is no folder {output.resolve().parent}")
     path = store_path(db)
     with Store(path, read_only=True) as store:
         records = stored_runs(store)
@@ -38,20 +53,23 @@ def calibrate(
         return
     header, rows = scoreboard_rows(found.scoreboard)
     print_table(
-        f"profile {found.profile.label}: errors on left-out model-family x GPU groups, "
-        "physics alone -> calibrated",
+        f"profile {found.profile.label}: errors in % on left-out model-family x GPU groups, "
+        "physics -> calibrated",
         header,
         rows,
-        left=2,
+        align="llrrrrrr",
     )
     for remark in found.profile.lineage["remarks"]:
-        typer.echo(f"note: {remark}", err=True)
+        typer.echo(f"note: {remark}")
 
 
 def evaluate(
-    files: Annotated[list[Path], typer.Argument(help="Runs, in any format that 'ingest' reads.")],
-    profile: Annotated[str, typer.Option(help="'default', 'priors', or the path of a profile.")] = "default",
-    rows: Annotated[Path | None, typer.Option("--rows", help="Write one JSON line a run and metric here.")] = None,
+    files: Annotated[list[Path], input_file("Runs, in any format that 'ingest' reads.")],
+    profile: ProfileName = "default",
+    rows: Annotated[
+        Path | None, typer.Option("--rows", help="Write one JSON line a run and metric here.")
+    ] = None,
+    db: Db = None,
     json: Json = False,
 ) -> None:
     """Score a profile on measured runs without fitting on them."""
@@ -59,11 +77,14 @@ def evaluate(
 
     from aicalib.calibrate.evaluate import evaluate as score_runs
     from aicalib.calibrate.records import read_runs
-    from aicalib.profiles import load_profile
-    from aicalib.report.scores import evaluation_rows
+    from aicalib.errors import InvalidValue
+    from aicalib.report.scores import evaluation_rows, refusal_rows
 
     records, rejected = read_runs(files)
-    found = score_runs(records, load_profile(profile))
+    if not records:
+        lines = "; ".join(f"line {each['line']}: {each['reason']}" for each in rejected[:3])
+        raise InvalidValue(f"no run in {', '.join(map(str, files))}: {lines}")
+    found = score_runs(records, find_profile(profile, db))
     if rows is not None:
         rows.write_text("".join(dumps(row) + "\n" for row in found.rows()))
     document = found.as_dict()
@@ -74,10 +95,14 @@ def evaluate(
         return
     header, table = evaluation_rows(document)
     print_table(
-        f"profile {document['profile']}: {document['answered']} of {document['rows']} runs answered",
+        f"profile {document['profile']}: {document['answered']} of {document['rows']} runs answered; "
+        "errors in %",
         header,
         table,
-        left=2,
+        align="llrrrrrrr",
     )
-    for reason, count in document["refused"].items():
-        typer.echo(f"refused {count}: {reason}", err=True)
+    if document["refused"]:
+        typer.echo("")
+        print_table("", ["refused", "reason"], refusal_rows(document["refused"]), align="rl")
+    for each in rejected:
+        typer.echo(f"{each['file']} line {each['line']}: {each['reason']}", err=True)

@@ -3,47 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from aicalib.cli.output import Db, Json, print_json, print_table, progress, store_path
+from aicalib.cli.output import Db, Json, input_file, print_json, print_table, progress, store_path
 
 app = typer.Typer(help="The store of measured runs.", no_args_is_help=True)
 
+MOST_COLUMNS = 12
+"""Columns of a query's answer up to which it is shown as a table; a wider one is shown key by key."""
+
 
 def ingest(
-    files: Annotated[list[Path], typer.Argument(help="Result files of any known format.")],
+    files: Annotated[list[Path], input_file("Result files of any known format.")],
     model: Annotated[str | None, typer.Option(help="Model, where the file lacks it.")] = None,
     gpu: Annotated[str | None, typer.Option(help="Accelerator, where the file lacks it.")] = None,
-    tp: Annotated[int | None, typer.Option(help="Tensor-parallel width.")] = None,
-    pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
-    dp: Annotated[int | None, typer.Option(help="Attention-data-parallel ranks.")] = None,
-    ep: Annotated[int | None, typer.Option(help="Expert-parallel width.")] = None,
+    tp: Annotated[int | None, typer.Option(min=1, help="Tensor-parallel width.")] = None,
+    pp: Annotated[int | None, typer.Option(min=1, help="Pipeline stages.")] = None,
+    dp: Annotated[int | None, typer.Option(min=1, help="Attention-data-parallel ranks.")] = None,
+    ep: Annotated[int | None, typer.Option(min=1, help="Expert-parallel width.")] = None,
     engine: Annotated[str | None, typer.Option(help="sglang, vllm or trtllm.")] = None,
     engine_version: Annotated[str | None, typer.Option(help="Version of the engine.")] = None,
     weight_quant: Annotated[str | None, typer.Option("--gemm", help="Format of the weights.")] = None,
     kv_dtype: Annotated[str | None, typer.Option("--kv", help="Format of the KV cache.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="End with status 2 if any line is rejected.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with status 2 if any line is rejected.")
+    ] = False,
     db: Db = None,
     json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Take benchmark results into the store; the same file twice changes nothing."""
+    from aicalib.cli.context import canonical, spelled_as_in
     from perfdb import Store
 
-    given = {"model": model, "gpu": gpu, "tp": tp, "pp": pp, "dp": dp, "ep": ep, "engine": engine,
-             "engine_version": engine_version, "weight_quant": weight_quant, "kv_dtype": kv_dtype}  # fmt: skip
-    context = {name: value for name, value in given.items() if value is not None}
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(f"no file '{file}'")
+    given = {
+        "model": model, "gpu": gpu, "tp": tp, "pp": pp, "dp": dp, "ep": ep, "engine": engine,
+        "engine_version": engine_version, "weight_quant": weight_quant, "kv_dtype": kv_dtype,
+    }  # fmt: skip
+    context = canonical({name: value for name, value in given.items() if value is not None})
     reports = []
     with Store(store_path(db)) as store:
         for file in files:
             with progress(f"ingest {file.name}", None) as tick:
-                reports.append((file, store.ingest(file, context, tick)))
+                reports.append((file, store.ingest(file, spelled_as_in(file, context), tick)))
         store.refresh_flags()
-    total = {
+    total: dict[str, Any] = {
         "kept": sum(report.kept for _, report in reports),
         "known": sum(report.known for _, report in reports),
         "incomplete": sum(report.incomplete for _, report in reports),
@@ -76,11 +81,14 @@ def info(db: Db = None, json: Json = False) -> None:
     if json:
         print_json(found)
         return
+    found["schema"] = ", ".join(found["schema"])
+    found["profiles"] = ", ".join(f"{each['name']}@{each['version']}" for each in found["profiles"]) or "none"
     for key, value in found.items():
         if isinstance(value, dict):
-            typer.echo(f"{key}:")
+            typer.echo(f"{key}:" if value else f"{key}: none")
+            width = max(map(len, value), default=0)
             for name, count in value.items():
-                typer.echo(f"  {name}: {count}")
+                typer.echo(f"  {name:{width}}  {count:>7}")
         else:
             typer.echo(f"{key}: {value}")
 
@@ -98,15 +106,36 @@ def sql(
         rows = store.query(query)
     if json:
         print_json(rows)
-    elif rows:
-        header = list(rows[0])
-        cells = [["" if row[name] is None else str(row[name]) for name in header] for row in rows]
-        print_table("", header, cells, left=len(header))
+    elif not rows:
+        typer.echo("no rows", err=True)
+    elif len(rows[0]) > MOST_COLUMNS:
+        for row in rows:
+            width = max(map(len, row))
+            typer.echo(
+                "\n".join(f"{name:{width}}  {_cell(value)}".rstrip() for name, value in row.items()) + "\n"
+            )
+    else:
+        kinds = zip(*(row.values() for row in rows), strict=True)
+        align = "".join("r" if all(_is_number(value) for value in column) else "l" for column in kinds)
+        print_table("", list(rows[0]), [[_cell(value) for value in row.values()] for row in rows], align)
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _cell(value: object) -> str:
+    """Return a value as people read it; `--json` has all its digits."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return " ".join(map(_cell, value))
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
 @app.command()
 def flag(
-    file: Annotated[Path, typer.Argument(help="JSON lines with source, src_ref, flag and reason.")],
+    file: Annotated[Path, input_file("JSON lines with source, src_ref, flag and reason.")],
     db: Db = None,
     json: Json = False,
 ) -> None:

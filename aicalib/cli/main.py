@@ -5,6 +5,7 @@ Exit status 0 is an answer, 2 a request that is wrong or refused, 1 a failure of
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -52,35 +53,41 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command and leave with its exit status."""
     given = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in given
-    from aicalib.errors import RequestError
-
     try:
-        status = app(args=given, standalone_mode=False)
-    except RequestError as error:
-        status = fail(error.kind, str(error), error.alternatives, as_json)
-    except (KeyboardInterrupt, EOFError):
+        status = app(args=given, standalone_mode=False, prog_name="aicalib")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has had enough; what is still buffered must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except (typer.Abort, KeyboardInterrupt):
         sys.stderr.write("interrupted\n")
         status = 130
     except Exception as error:
-        status = _other(error, as_json)
+        status = _refusal(error, as_json)
     sys.exit(status or 0)
 
 
-def _other(error: Exception, as_json: bool) -> int:
-    """Tell apart wrong use of the command line, a refusing store, a broken pipe, and a failure of the tool."""
-    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+def _refusal(error: Exception, as_json: bool) -> int:
+    """Report a request that is wrong or refused and return status 2; any other error is raised again."""
+    from aicalib.errors import RequestError
+
+    if isinstance(error, RequestError):
+        return fail(error.kind, str(error), error.alternatives, as_json)
+    if hasattr(error, "format_message"):  # wrong use of the command line
         context = getattr(error, "ctx", None)
-        hint = f"\nTry '{context.command_path} --help'." if context is not None else ""
-        return fail("usage", error.format_message() + ("" if as_json else hint), [], as_json)
+        command = context.command_path if context is not None else "aicalib"
+        if context is not None and error.format_message() == context.get_help() and not as_json:
+            sys.stderr.write(f"{context.get_help()}\n")
+            return 2
+        return fail("usage", error.format_message(), [f"{command} --help"], as_json)
+    if isinstance(error, OSError):
+        known = error.filename is not None and error.strerror is not None
+        return fail("file", f"{error.filename}: {error.strerror}" if known else str(error), [], as_json)
     from perfdb.errors import StoreError
 
     if isinstance(error, StoreError):
-        return fail("store", str(error), [], as_json)
-    if isinstance(error, BrokenPipeError):
-        sys.stderr.close()
-        return 0
-    if isinstance(error, OSError):
-        return fail("file", str(error), [], as_json)
+        return fail(error.kind, str(error), [], as_json)
     raise error
 
 

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from aicalib.profiles import Profile
+
+PAGE_COLUMNS = 100
+GAP = "  "
+MIN_LAST_COLUMN = 24
+"""Columns that the broken last column of a table keeps on a narrow terminal."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Db = Annotated[
     Path | None,
     typer.Option("--db", help="The store. Default: $AICALIB_DB, else a file in the user's data folder."),
 ]
+ProfileName = Annotated[
+    str,
+    typer.Option("--profile", help="'default', 'priors', a file, or NAME or NAME@VERSION in the store."),
+]
+
+
+def input_file(help: str) -> Any:
+    """Return an argument that takes files which must be there."""
+    return typer.Argument(help=help, exists=True, dir_okay=False, readable=True)
 
 
 def print_json(document: Any) -> None:
@@ -38,7 +57,7 @@ def fail(kind: str, message: str, alternatives: Sequence[str], as_json: bool) ->
     if as_json:
         print_json({"error": {"kind": kind, "message": message, "alternatives": list(alternatives)}})
     sys.stderr.write(f"error: {message}\n")
-    if alternatives and not all(each in message for each in alternatives):
+    if alternatives and not any(each in message for each in alternatives):
         sys.stderr.write(f"what would work: {', '.join(alternatives[:12])}\n")
     return 2
 
@@ -56,6 +75,35 @@ def store_path(db: Path | None) -> Path:
     return user_data_path("aicalib", ensure_exists=True) / "aicalib.duckdb"
 
 
+def find_profile(name: str, db: Path | None) -> Profile:
+    """Return a profile that is shipped, in a file, or in the store (the newest of its name).
+
+    Raises
+    ------
+    InvalidValue
+        If there is none of that name, or it is of another version of aicalib.
+    """
+    from aicalib.errors import InvalidValue
+    from aicalib.profiles import Profile, load_profile
+
+    path = store_path(db)
+    if name in ("default", "priors") or Path(name).is_file() or not path.is_file():
+        return load_profile(name)
+    from perfdb import Store, UnknownProfile
+
+    stem, _, version = name.partition("@")
+    with Store(path, read_only=True) as store:
+        try:
+            text = store.load_profile(stem, version or None)
+        except UnknownProfile as error:
+            stored = [f"{each['name']}@{each['version']}" for each in store.profiles()]
+            raise InvalidValue(
+                f"no profile '{name}': neither a file, nor shipped, nor in {path}",
+                ["default", "priors", *stored],
+            ) from error
+    return Profile.from_json(text, f"profile {name} of {path}")
+
+
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
     """Show a progress bar on stderr where that is a terminal; yields a call that advances it by one."""
@@ -70,15 +118,37 @@ def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
         yield lambda *_: bar.advance(task)
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """Print a plain table: the first `left` columns to the left, numbers to the right."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> None:
+    """Print a plain table.
 
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(header):
-        table.add_column(name, justify="left" if place < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(table)
+    Parameters
+    ----------
+    title : str
+        A line above it, or nothing.
+    header : sequence of str
+    rows : iterable of sequence of str
+    align : str
+        One letter a column, "l" or "r". A last column to the left is broken where the line gets too long.
+    """
+    cells = [list(header), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    indent = sum(width + len(GAP) for width in widths[:-1])
+    if align[-1] == "l":
+        room = max(_line_width() - indent, len(header[-1]), MIN_LAST_COLUMN)
+        widths[-1] = min(widths[-1], room)
+    if title:
+        typer.echo(title)
+    for number, row in enumerate(cells):
+        first, *more = textwrap.wrap(row[-1], widths[-1]) if align[-1] == "l" and row[-1] else row[-1:]
+        fields = zip([*row[:-1], first], widths, align, strict=True)
+        line = [f"{cell:{'<' if side == 'l' else '>'}{width}}" for cell, width, side in fields]
+        typer.echo(GAP.join(line).rstrip())
+        for rest in more:
+            typer.echo(" " * indent + rest)
+        if number == 0:
+            typer.echo(GAP.join("-" * width for width in widths))
+
+
+def _line_width() -> int:
+    """Return the columns of the terminal, a page's where the output is piped."""
+    return shutil.get_terminal_size((PAGE_COLUMNS, 24)).columns if sys.stdout.isatty() else PAGE_COLUMNS

@@ -66,14 +66,14 @@ def sglang(
 
     Notes
     -----
-    The memory fraction is (M - reserved) / M with M in MiB and, from 0.5.4 on, reserved = 512 + 1.5 max(chunk,
-    2048) + tp pp / 8 1024 + 2 graph_max_batch (+ 3 graph_max_batch dp under attention data parallelism), at
-    least 10 GiB on GPUs above 60 GiB from 0.5.10 on; 0.5.0 to 0.5.3 keep back 2.8 / 9.5 / 12 / 32 GiB by
+    The memory fraction is (M - reserved) / M with M in MiB. From 0.5.4 on reserved is 512 + 1.5 max(chunk,
+    2048) + tp pp / 8 1024 + 2 graph_max_batch, + 3 graph_max_batch dp under attention data parallelism, and
+    from 0.5.10 on at least 10 GiB on GPUs above 60 GiB. 0.5.0 to 0.5.3 keep back 2.8, 9.5, 12 or 32 GiB by
     size plus half a GiB a GPU; before, constants by width.
     """
     mib = memory_bytes / MIB
     wide = tp >= 4
-    chunk = np.select([mib < 20480, mib < 61440, mib < 163840], [2048.0, 4096.0, 8192.0], 16384.0)
+    chunk: Array = np.select([mib < 20480, mib < 61440, mib < 163840], [2048.0, 4096.0, 8192.0], 16384.0)
     chunk = np.where(~_at_least(version, "0.5.4"), np.where(mib < 25000, 2048.0, 8192.0), chunk)
     chunk_tokens = _given(settings.chunk_tokens, chunk)
     graph = np.select(
@@ -103,11 +103,11 @@ def sglang(
     early = (mib - 1024.0 * (by_size + np.where(dp > 1, 4.0, 0.0))) / mib
     constants = np.select([n >= 16, n >= 8, n >= 4, n >= 2], [0.79, 0.81, 0.85, 0.87], 0.88)
     constants = np.where(_at_least(version, "0.4.6") & (mib > 81920), 0.88, constants)
-    fraction = np.where(
+    fraction: Array = np.where(
         _at_least(version, "0.5.4"), recent, np.where(_at_least(version, "0.5.0"), early, constants)
     )
     return Settings(
-        memory_fraction=_given(settings.memory_fraction, np.round(fraction, 3)),
+        memory_fraction=_given(settings.memory_fraction, fraction.round(3)),
         chunk_tokens=chunk_tokens,
         max_running=max_running,
         graph_max_batch=graph_max_batch,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from aicalib.deployment import Identity
-from aicalib.quant import GEMMQuantMode, parse_mode, weight_format
+from aicalib.quant import Field, GEMMQuantMode, WeightMode, parse_mode, weight_format
 
 
 class Runnable(NamedTuple):
@@ -26,7 +26,9 @@ def runnable(identity: Identity) -> Runnable:
     native = parse_mode("gemm", arch.weight_format)
     wide = (GEMMQuantMode.float16, GEMMQuantMode.bfloat16)
     native_wide = native is None or native.mode in wide
-    wanted = [("gemm", quant.gemm, quant.gemm_variant, arch.weight_format)]
+    wanted: list[tuple[Field, WeightMode, str | None, str]] = [
+        ("gemm", quant.gemm, quant.gemm_variant, arch.weight_format)
+    ]
     if arch.moe_layers:
         wanted.append(("moe", quant.moe, quant.moe_variant, arch.expert_weight_format))
     for field, mode, variant, published in wanted:

@@ -15,18 +15,12 @@ Array = NDArray[np.float64]
 MIB = 2.0**20
 GIB = 2.0**30
 
-GEMM_BITS_HEAD = 16.0
-"""Embedding, output head, norms and routers stay in 16 bit in almost all quantized checkpoints."""
-
 CONTEXT_GIB = 0.7
 """Memory in use before weights are loaded: the CUDA context and the communication buffers of one rank.
 H100 80GB start-up logs of SGLang show 78.4 to 78.9 GiB free of 79.65."""
 
 WINDOW_POOL_RATIO = 0.8
-"""SGLang's default size of the sliding-window pool in tokens over the full pool (`--swa-full-tokens-ratio`)."""
-
-REQUEST_TABLE_SHARE = 0.5
-"""SGLang admits at most half as many requests as the pool has tokens; kept as a bound only."""
+"""Tokens of SGLang's sliding-window pool over those of the full pool (`--swa-full-tokens-ratio`)."""
 
 
 class Memory(NamedTuple):
@@ -47,7 +41,7 @@ class Memory(NamedTuple):
 def weight_bytes(system: System) -> Array:
     """Return the bytes of weights on one GPU, shape (n,).
 
-    Split products over their widths, replicated ones whole; embedding, head, norms and router in 16 bit.
+    Split products over their widths, replicated ones whole; norms and router in 16 bit.
     """
     arch = system.arch
     split, replicated = operators.latent_projections(arch)
@@ -55,11 +49,14 @@ def weight_bytes(system: System) -> Array:
     dense = (split / system.attention_width + replicated + operators.dense_ffn(arch) / system.tp) * (
         system.gemm_bits / 8.0
     )
-    experts = arch.moe_layers * arch.num_experts * operators.expert(arch) / system.tp * system.expert_bits / 8.0
+    experts = (
+        arch.moe_layers * arch.num_experts * operators.expert(arch) / system.tp * system.expert_bits / 8.0
+    )
     tables = operators.head(arch) * np.where(arch.tied_embeddings > 0, 1.0, 2.0) / system.tp
+    table_bytes = tables * system.table_bits / 8.0
     router = arch.moe_layers * arch.num_experts * arch.hidden_size
     norms = arch.hidden_size * (arch.num_layers * arch.norms_per_layer + 1.0)
-    result: Array = (dense + experts + 2.0 * (tables + router + norms)) / system.pp
+    result: Array = (dense + experts + table_bytes + 2.0 * (router + norms)) / system.pp
     return result
 
 
@@ -91,7 +88,8 @@ def memory(system: System) -> Memory:
     # The peak of a dummy run: the widest activations of a chunk, in 16 bit (vLLM profiles it, SGLang
     # keeps it in what the fraction leaves).
     widest = np.maximum(
-        np.maximum(arch.intermediate_size, arch.moe_intermediate_size) / system.tp, arch.hidden_size * np.maximum(arch.experts_per_token, 1.0)
+        np.maximum(arch.intermediate_size, arch.moe_intermediate_size) / system.tp,
+        arch.hidden_size * np.maximum(arch.experts_per_token, 1.0),
     )
     activation = 2.0 * system.chunk_tokens / system.dp * (3.0 * arch.hidden_size + 2.0 * widest)
     graphs = 2.0 * MIB * system.graph_max_batch

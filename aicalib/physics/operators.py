@@ -44,9 +44,8 @@ def latent_projections(arch: ArchitectureArrays) -> tuple[Array, Array]:
         + arch.v_head_dim * arch.hidden_size
     )
     replicated = arch.hidden_size * (arch.q_lora_rank + arch.kv_lora_rank + arch.qk_rope_head_dim)
-    indexer = (
-        arch.q_lora_rank * arch.index_heads * arch.index_head_dim
-        + arch.hidden_size * (arch.index_head_dim + arch.index_heads)
+    indexer = arch.q_lora_rank * arch.index_heads * arch.index_head_dim + arch.hidden_size * (
+        arch.index_head_dim + arch.index_heads
     )
     return arch.mla_layers * split, arch.mla_layers * replicated + arch.sparse_layers * indexer
 
@@ -73,7 +72,7 @@ def expert(arch: ArchitectureArrays) -> Array:
 
 
 def touched_experts(arch: ArchitectureArrays, tokens: Array) -> Array:
-    """Expected number of distinct experts that T tokens touch: E (1 - (1 - k / E)^T).
+    """Return the expected number of distinct experts that T tokens touch: E (1 - (1 - k / E)^T).
 
     Every token draws k of E experts, independently of the others and uniformly.
     """

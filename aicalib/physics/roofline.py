@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 SHARPNESS = 3.0
-"""Exponent of the smooth maximum: where compute and memory bind alike, the time is 2^(1/3), 1.26 times either."""
+"""Exponent of the smooth maximum: where both bind alike the time is 2^(1/3) = 1.26 times either."""
 
 
 def smooth_maximum(first: Array, second: Array) -> Array:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from aicalib.physics import operators
 from aicalib.physics.links import all_reduce_time
-from aicalib.physics.memory import GEMM_BITS_HEAD
 from aicalib.physics.roofline import smooth_maximum
 from aicalib.physics.system import Coefficients, System
 
@@ -49,7 +48,7 @@ def _fixed(name: str, time_s: Array, bound: str) -> Operator:
 def _matrix_products(
     system: System, c: Coefficients, tokens_per_rank: Array, tokens: Array, sampled: Array
 ) -> list[Operator]:
-    """Projections, feed-forward and output head for `tokens` tokens, `tokens_per_rank` on one attention rank."""
+    """Return projections, feed-forward and output head; `tokens_per_rank` on one attention rank."""
     arch = system.arch
     split, replicated = operators.latent_projections(arch)
     split = split + operators.softmax_projections(arch) + operators.linear_projections(arch)
@@ -84,7 +83,7 @@ def _matrix_products(
         _work(
             "output head",
             2.0 * sampled * head / gemm_rate,
-            head * GEMM_BITS_HEAD / 8.0 / gemm_bandwidth,
+            head * system.table_bits / 8.0 / gemm_bandwidth,
         ),
     ]
 
@@ -184,9 +183,7 @@ def prefill_step(system: System, c: Coefficients, tokens: Array, length: Array) 
     routed = np.where(arch.num_layers > 0, arch.moe_layers / arch.num_layers, 0.0) * arch.experts_per_token
     traffic = 2.0 * local * arch.hidden_size * arch.num_layers * (ELEMENTWISE_PASSES + 2.0 * routed)
     found.append(
-        _fixed(
-            "element-wise", traffic / (system.bandwidth_bytes_s * c.elementwise_memory), "memory"
-        )
+        _fixed("element-wise", traffic / (system.bandwidth_bytes_s * c.elementwise_memory), "memory")
     )
     found.append(
         _fixed(

@@ -33,6 +33,8 @@ class System:
         Architectures, each field of shape (n,).
     gemm_bits, expert_bits, kv_bits : ndarray, shape (n,)
         True storage bits per element, scales included.
+    table_bits : ndarray, shape (n,)
+        Of embedding and output head, which most formats leave in 16 bit.
     gemm_peak_flops_s, expert_peak_flops_s, attention_peak_flops_s : ndarray, shape (n,)
         Dense peak of one GPU for the math that the format really runs in.
     gemm_class, expert_class : ndarray of int, shape (n,)
@@ -61,6 +63,7 @@ class System:
     gemm_bits: Array
     expert_bits: Array
     kv_bits: Array
+    table_bits: Array
     gemm_peak_flops_s: Array
     expert_peak_flops_s: Array
     attention_peak_flops_s: Array
@@ -96,12 +99,8 @@ class System:
 
     def take(self, rows: Codes) -> System:
         """Return the deployments of some rows, in that order."""
-        picked = {
-            each.name: value.take(rows) if isinstance(value, ArchitectureArrays) else value[rows]
-            for each in fields(self)
-            for value in (getattr(self, each.name),)
-        }
-        return System(**picked)
+        picked = {each.name: getattr(self, each.name)[rows] for each in fields(self) if each.name != "arch"}
+        return System(arch=self.arch.take(rows), **picked)
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def spread_over(system: System, values: Array) -> Coefficients:
     system : System
         n deployments.
     values : ndarray, shape (number of coefficients,)
-        One value a coefficient, in the order of `aicalib.profiles.coefficients.coefficients()`.
+        One value a coefficient, in the order of `aicalib.profiles.coefficients.all_coefficients()`.
 
     Returns
     -------

@@ -20,8 +20,8 @@ Array = NDArray[np.float64]
 FORMAT_CLASSES = ("wide", "fp8", "fp8_block", "int8", "fp4", "weight_only_8", "weight_only_4")
 """Classes of number formats that share an efficiency; `wide` is 16 bit or more."""
 
-KV_CLASSES = ("wide", "fp8")
-"""Classes of KV-cache and attention formats that share an efficiency."""
+KV_CLASSES = ("wide", "fp8", "fp8_blackwell")
+"""Classes of KV-cache and attention formats that share an efficiency: 16 bit, and fewer by kernel family."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Coefficient:
 
 
 @cache
-def coefficients() -> tuple[Coefficient, ...]:
+def all_coefficients() -> tuple[Coefficient, ...]:
     """Return all coefficients in the order of their file."""
     table = tomllib.loads(files("aicalib.profiles").joinpath("coefficients.toml").read_text())
     found = []
@@ -66,7 +66,7 @@ def coefficients() -> tuple[Coefficient, ...]:
 @cache
 def position(name: str) -> int:
     """Return where a coefficient stands in a vector of values."""
-    return next(index for index, each in enumerate(coefficients()) if each.name == name)
+    return next(index for index, each in enumerate(all_coefficients()) if each.name == name)
 
 
 @cache
@@ -77,4 +77,4 @@ def family_positions(family: str, classes: tuple[str, ...]) -> NDArray[np.intp]:
 
 def priors() -> Array:
     """Return the vector of prior values."""
-    return np.array([each.prior for each in coefficients()])
+    return np.array([each.prior for each in all_coefficients()])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.errors import InvalidValue
-from aicalib.profiles.coefficients import coefficients, priors
+from aicalib.profiles.coefficients import all_coefficients, priors
 
 Array = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ class Profile:
     name, version : str
         The version is the hash of what the profile was fitted on and of its values.
     values : ndarray, shape (number of coefficients,)
-        In the order of `coefficients()`, in their units.
+        In the order of `all_coefficients()`, in their units.
     deviations : ndarray, same shape
         Standard deviation of log(value), 0 where the prior was kept.
     quantiles : mapping
@@ -64,7 +64,7 @@ class Profile:
 
     def to_json(self) -> str:
         """Return the profile as JSON text, stable under equal content."""
-        known = coefficients()
+        known = all_coefficients()
         document = {
             "schema": SCHEMA,
             "physics": PHYSICS,
@@ -106,7 +106,7 @@ class Profile:
                 ["aicalib calibrate"],
             )
         entries = document["coefficients"]
-        names = [each.name for each in coefficients()]
+        names = [each.name for each in all_coefficients()]
         if sorted(entries) != sorted(names):
             raise InvalidValue(f"{origin} has other coefficients than this version; calibrate again")
         return Profile(
@@ -132,7 +132,9 @@ def uncalibrated() -> Profile:
 @cache
 def default_profile() -> Profile:
     """Return the shipped profile, fitted on the published runs (`make profile` rebuilds it)."""
-    return Profile.from_json(files("aicalib.profiles").joinpath("default.json").read_text(), "default profile")
+    return Profile.from_json(
+        files("aicalib.profiles").joinpath("default.json").read_text(), "default profile"
+    )
 
 
 def load_profile(name_or_path: str | None) -> Profile:

@@ -16,6 +16,7 @@ from aicalib.profiles.profile import Profile, uncalibrated
 from aicalib.resolve import smallest_fitting_tp
 from aicalib.serving.closed import captured_batch
 
+PAGE_COLUMNS = 100
 NEAREST = 3
 """Measured runs named beside a prediction."""
 
@@ -35,9 +36,12 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
     fits = bool(prediction.fits[index])
     plain = predict_batch(batch.take(np.array([index])), uncalibrated())
     held = prediction.memory
+    asked = deployment.as_dict()
+    if not deployment.identity.architecture.moe_layers:
+        asked["moe"] = None  # a dense model refuses the option
     pool = float(held.kv_pool_bytes[index])
     found: dict[str, Any] = {
-        "deployment": deployment.as_dict(),
+        "deployment": asked,
         "workload": workload.as_dict(),
         "profile": prediction.profile.label,
         "status": "ok" if fits else "does_not_fit",
@@ -58,18 +62,19 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
             "kv_pool_gib": max(pool, 0.0) / GIB,
             "activation_gib": float(held.activation_bytes[index]) / GIB,
             "graphs_gib": float(held.graph_bytes[index]) / GIB,
-            "reserve_gib": float(held.reserve_bytes[index]) / GIB,
+            "reserve_gib": max(float(held.reserve_bytes[index]), 0.0) / GIB,
             "max_total_tokens": int(held.max_total_tokens[index]),
             "max_concurrency": int(held.max_total_tokens[index] // (workload.isl + workload.osl)),
         },
         "breakdown": _breakdown(prediction, index) if fits else [],
     }
     if not fits:
+        gpu = deployment.identity.accelerator
         smallest = smallest_fitting_tp(batch, index)
         need = float(held.weights_bytes[index]) / GIB
         found["reason"] = (
-            f"{deployment.identity.architecture.name} with tp {deployment.tp} needs {need:.1f} GiB of weights a "
-            f"GPU; {deployment.identity.accelerator.name} leaves no room for one request beside them"
+            f"{need:.1f} GiB of weights a GPU with tp {deployment.tp} leave no room for one request in the "
+            f"{gpu.memory_bytes / GIB:.1f} GiB of {gpu.name}"
         )
         found["smallest_tp"] = smallest
     return found
@@ -164,63 +169,72 @@ def _number(value: float) -> str:
 
 def text(found: dict[str, Any], *, explain: bool = False) -> str:
     """Return a prediction document as text of at most 100 columns."""
-    at, load, held = found["deployment"], found["workload"], found["memory"]
+    at, load = found["deployment"], found["workload"]
+    formats = {"gemm": at["gemm"], "kv": at["kvcache"], "fmha": at["fmha"], "moe": at["moe"]}
     lines = [
         f"{at['model']} on {at['n_gpus']} x {at['gpu']}, {at['engine']} {at['engine_version']}, "
         f"tp {at['tp']} dp {at['dp']} ep {at['ep']}",
-        f"formats: gemm {at['gemm']}, kv {at['kvcache']}, fmha {at['fmha']}, moe {at['moe']}",
+        f"formats: {', '.join(f'{field} {mode}' for field, mode in formats.items() if mode)}",
         f"load: {load['load']}, {load['concurrency']} in flight, {load['isl']:g} in, {load['osl']:g} out",
         "",
-    ]
-    if found["status"] == "ok":
-        origin = found["prediction"]["tpot_ms"]["origin"]
-        lines.append(f"{'':16}{'value':>10}  {'90 % interval':^21}  {'uncalibrated':>12}   ({origin})")
-        for metric, label, unit in _SHOWN:
-            each = found["prediction"][metric]
-            interval = (
-                f"{_number(each['low']):>9} .. {_number(each['high']):<8}" if math.isfinite(each["low"]) else ""
-            )
-            lines.append(
-                f"{label:16}{_number(each['value']):>10}  {interval:21}  "
-                f"{_number(found['uncalibrated'][metric]):>12} {unit}"
-            )
-    else:
-        lines.append(f"does not fit: {found['reason']}")
-        smallest = found["smallest_tp"]
-        lines.append(
-            f"smallest tp that fits: {smallest}" if smallest else "no width of one node fits; use fewer bits"
-        )
-    lines += [
+        *(_numbers(found) if found["status"] == "ok" else _misfit(found)),
         "",
-        f"memory of one GPU: weights {held['weights_gib']:.1f} GiB, KV pool {held['kv_pool_gib']:.1f} GiB, "
-        f"outside {held['reserve_gib']:.1f} GiB",
-        f"the pool holds {held['max_total_tokens']} tokens, {held['max_concurrency']} requests of this length",
     ]
     run = found["runnable"]
     if not run["ok"]:
         lines.append(f"not at once: {run['reason']}; needs {run['needs_checkpoint']}")
     lines += [f"note: {note}" for note in at["notes"]]
-    lines.append(f"profile {found['profile']}")
+    origin = f", {found['prediction']['tpot_ms']['origin']}" if found["status"] == "ok" else ""
+    lines.append(f"profile {found['profile']}{origin}")
     if explain:
         lines += ["", *_explained(found)]
     return "\n".join(lines)
 
 
+def _numbers(found: dict[str, Any]) -> list[str]:
+    """Return the table of predicted numbers, and the memory."""
+    held = found["memory"]
+    lines = [f"{'':16}{'value':>10}  {'90 % interval':^21}  {'uncalibrated':>12}"]
+    for metric, label, unit in _SHOWN:
+        each = found["prediction"][metric]
+        known = math.isfinite(each["low"])
+        interval = f"{_number(each['low']):>9} .. {_number(each['high']):<8}" if known else f"{'-':^21}"
+        plain = _number(found["uncalibrated"][metric])
+        lines.append(f"{label:16}{_number(each['value']):>10}  {interval}  {plain:>12} {unit}")
+    return [
+        *lines,
+        "",
+        f"memory of one GPU: weights {held['weights_gib']:.1f} GiB, KV pool {held['kv_pool_gib']:.1f} GiB, "
+        f"outside {held['reserve_gib']:.1f} GiB",
+        f"the pool holds {held['max_total_tokens']} tokens: {held['max_concurrency']} x this length",
+    ]
+
+
+def _misfit(found: dict[str, Any]) -> list[str]:
+    smallest = found["smallest_tp"]
+    return [
+        f"does not fit: {found['reason']}",
+        f"smallest tp that fits: {smallest}" if smallest else "no width of one node fits; use fewer bits",
+    ]
+
+
 def _explained(found: dict[str, Any]) -> list[str]:
     lines = ["where the time goes:"]
     lines += [
-        f"  {each['phase']:8}{each['op']:24}{each['ms']:10.3f} ms {100 * each['share']:6.1f} %  {each['bound']}"
+        f"  {each['phase']:8}{each['op']:24}{each['ms']:10.3f} ms {100 * each['share']:6.1f} %  "
+        f"{each['bound']}"
         for each in found["breakdown"]
     ]
     lines.append("nearest measured runs:")
     for each in found["evidence"]:
         ttft, tpot = each["measured"]["ttft_ms"], each["measured"]["tpot_ms"]
         lines.append(
-            f"  {each['family']} {each['gpu']} {each['engine']} {each['gemm']} tp {each['tp']}, "
+            f"  {each['distance']:4.1f}  {each['family']} {each['gpu']} {each['engine']} {each['gemm']} "
+            f"tp {each['tp']}, "
             f"{each['isl']:g}/{each['osl']:g} at {each['concurrency']}: "
-            f"TTFT {_number(ttft) if ttft else '-'} ms, TPOT {_number(tpot) if tpot else '-'} ms "
-            f"(distance {each['distance']:.1f}; {each['source']} {each['src_ref']})"
+            f"TTFT {_number(ttft) if ttft else '-'} ms, TPOT {_number(tpot) if tpot else '-'} ms"
         )
+        lines.append(f"        {each['source']} {each['src_ref']}"[:PAGE_COLUMNS])
     return lines
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from aicalib.calibrate.build import Calibration, Scoreboard, scoreboard_dict
@@ -18,7 +21,7 @@ def percent(fraction: float | None) -> str:
 
 def scoreboard_rows(board: list[Scoreboard]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table before -> after, errors in per cent."""
-    header = ["engine", "metric", "n", "groups", "median APE", "MAPE", "median over groups", "within 20 %"]
+    header = ["engine", "metric", "n", "groups", "median APE", "MAPE", "group median", "within 20 %"]
     rows = [
         [
             each.engine,
@@ -50,11 +53,28 @@ def calibration_document(found: Calibration) -> dict[str, Any]:
 
 def evaluation_rows(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of an evaluation, errors in per cent."""
-    header = ["runs", "metric", "n", "median APE", "MAPE", "p90", "bias", "within 20 %", "in 90 % interval"]
+    header = ["runs", "metric", "n", "median APE", "MAPE", "p90", "bias", "within 20 %", "in interval"]
     rows = []
     for name, scores in (("unseen", document["metrics"]), ("seen", document.get("seen", {}))):
         for metric, each in scores.items():
             if each["n"]:
-                figures = (each[key] for key in ("median_ape", "mape", "p90_ape", "bias", "within_20", "coverage_90"))
-                rows.append([name, METRIC_NAMES[metric], str(each["n"]), *(percent(figure) for figure in figures)])
+                figures = (
+                    each[key] for key in ("median_ape", "mape", "p90_ape", "bias", "within_20", "coverage_90")
+                )
+                rows.append(
+                    [name, METRIC_NAMES[metric], str(each["n"]), *(percent(figure) for figure in figures)]
+                )
     return header, rows
+
+
+def refusal_rows(refused: Mapping[str, int]) -> list[list[str]]:
+    """Return counts and reasons, most first; reasons that differ only in the name they are about are one."""
+    grouped: Counter[str] = Counter()
+    for reason, count in refused.items():
+        grouped[_without_names(reason)] += count
+    return [[str(count), reason] for reason, count in grouped.most_common()]
+
+
+def _without_names(reason: str) -> str:
+    reason = re.sub(r"^\S+: (not computed: .*?)( \(model_type .*\))?$", r"\1", reason)
+    return re.sub(r"^(unknown [^']+) '.*$", r"\1", reason)

@@ -7,6 +7,8 @@ X = running / (TTFT + osl * TPOT), where TPOT carries the prefill steps of other
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,17 +37,26 @@ def captured_batch(batch: Array, graph_max_batch: Array) -> Array:
     return np.where(batch <= graph_max_batch, np.minimum(small, np.maximum(graph_max_batch, 1.0)), batch)
 
 
-def wave(system: System, c: Coefficients, load: Load, requests: Array) -> Array:
-    """Return the mean time in seconds until `requests` prompts that arrive together are prefilled.
+class Wave(NamedTuple):
+    """A burst of prompts, all prefilled before any is decoded; seconds, shape (n,)."""
 
-    Chunks of the engine's size run one after the other; the mean request waits for half of them.
+    first_token_s: Array
+    others_s: Array
+
+
+def wave(system: System, c: Coefficients, load: Load, requests: Array) -> Wave:
+    """Return how long the mean request of a burst waits for its first token, and then for the rest.
+
+    Chunks of the engine's size run one after the other. The mean request waits for half of the others'
+    chunks before its first token and for the other half after it, before its second.
     """
     total = requests * load.isl
     tokens = np.minimum(total, system.chunk_tokens)
     passes = total / tokens
     own = np.maximum(load.isl / tokens, 1.0)
     time_s = prefill_step(system, c, tokens, load.isl).time_s
-    return time_s * (own + (passes - own) / 2.0)
+    half_s = time_s * (passes - own) / 2.0
+    return Wave(time_s * own + half_s, half_s)
 
 
 def serve(system: System, c: Coefficients, load: Load, max_total_tokens: Array) -> Service:
@@ -75,31 +86,32 @@ def serve(system: System, c: Coefficients, load: Load, max_total_tokens: Array) 
     running = np.minimum(load.concurrency, np.maximum(capacity, 1.0))
     batch = captured_batch(running, system.graph_max_batch)
     step_s = decode_step(system, c, batch, context).time_s
-    first_s = wave(system, c, load, running)
+    first = wave(system, c, load, running)
 
     most = np.maximum(system.chunk_tokens / load.isl, 1.0)
     throughput = running / (load.osl * step_s)
-    others = np.where(locked, 0.0, (running - 1.0) / load.osl)
+    others = (running - 1.0) / load.osl
+    locked_tpot_s = step_s + first.others_s / np.maximum(load.osl - 1.0, 1.0)
     for _ in range(ITERATIONS):
         together = np.clip(throughput * system.poll_interval * step_s, 1.0, most)
         tokens = np.minimum(together * load.isl, system.chunk_tokens)
         pass_s = prefill_step(system, c, tokens, load.isl).time_s
         prefill_s = pass_s * load.isl / tokens
-        tpot_s = step_s + others * prefill_s
+        tpot_s = np.where(locked, locked_tpot_s, step_s + others * prefill_s)
         busy = np.minimum(throughput * prefill_s, 0.95)
         own_s = pass_s * np.maximum(load.isl / tokens, 1.0)
         queue_s = np.minimum(busy / (2.0 * (1.0 - busy)), running / 2.0) * prefill_s
         poll_s = c.poll_wait * system.poll_interval * step_s * np.minimum(1.0, running - 1.0)
         steady_s = own_s + queue_s + poll_s
-        usual_s = np.where(locked, first_s, steady_s)
+        usual_s = np.where(locked, first.first_token_s, steady_s)
         waiting_s = (load.concurrency - running) / throughput
         ttft_s = c.host_s + c.host_token_s * load.isl + usual_s
         throughput = running / (ttft_s + (load.osl - 1.0) * tpot_s)
     cold_s = np.where(load.warmed_up | load.static, 0.0, c.cold_s)
     burst = np.clip(load.concurrency / load.num_prompts, 0.0, 1.0)
     host_s = np.where(load.static, 0.0, c.host_s + c.host_token_s * load.isl)
-    mean_s = host_s + (1.0 - burst) * usual_s + burst * (first_s + cold_s) + waiting_s
-    median_s = host_s + np.where(burst > 0.5, first_s + cold_s, usual_s) + waiting_s
+    mean_s = host_s + (1.0 - burst) * usual_s + burst * (first.first_token_s + cold_s) + waiting_s
+    median_s = host_s + np.where(burst > 0.5, first.first_token_s + cold_s, usual_s) + waiting_s
     e2e_s = mean_s + (load.osl - 1.0) * tpot_s
     return Service(
         ttft_mean_s=mean_s,

@@ -1,0 +1,82 @@
+"""The context that `aicalib ingest` is given by flags: its names, checked and made canonical."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aicalib.engines import ENGINES
+from aicalib.errors import NotCovered, RequestError, UnknownName, fold
+from aicalib.hardware import get_accelerator
+from aicalib.models import get_architecture
+from aicalib.quant import parse_mode
+
+
+def canonical(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the names of a context and return it with the canonical ones.
+
+    Parameters
+    ----------
+    context : mapping
+        Keys of the runs format (`model`, `gpu`, `engine`, `weight_quant`, `kv_dtype`, ...) as typed.
+
+    Raises
+    ------
+    UnknownName
+        For a model, accelerator, engine or format that no table holds, with the near misses.
+    """
+    given = dict(context)
+    for name, lookup in CANONICAL.items():
+        if name in given:
+            given[name] = lookup(given[name])
+    if fold(str(given.get("engine", ENGINES[0]))) not in ENGINES:
+        raise UnknownName("engine", given["engine"], ENGINES)
+    parse_mode("gemm", given.get("weight_quant", "auto"))
+    parse_mode("kvcache", given.get("kv_dtype", "auto"))
+    return given
+
+
+def spelled_as_in(file: Path, context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the context with the file's own spelling of a name that means the same.
+
+    The store knows no aliases: "NVIDIA H100 80GB HBM3" in the file and "h100-sxm" as context would contradict
+    each other there.
+    """
+    from perfdb import Rejection
+    from perfdb.readers import read
+
+    spelled = dict(context)
+    names = [name for name in CANONICAL if name in spelled]
+    for record in read(file) if names else ():
+        if isinstance(record, Rejection):
+            continue
+        for name in names:
+            stated = record.data.get(name)
+            if isinstance(stated, str) and _meaning(name, stated) == context[name]:
+                spelled[name] = stated
+    return spelled
+
+
+def _meaning(name: str, stated: str) -> str | None:
+    try:
+        return CANONICAL[name](stated)
+    except RequestError:
+        return None
+
+
+def _model(name: str) -> str:
+    """Return the Hugging Face id; a config.json that has none is known by its path."""
+    try:
+        found = get_architecture(name)
+    except NotCovered:  # a measured run is worth keeping before the model can be predicted
+        return name
+    return found.hf_id or str(Path(name).resolve())
+
+
+def _gpu(name: str) -> str:
+    return get_accelerator(name).name
+
+
+CANONICAL: Mapping[str, Callable[[str], str]] = {"model": _model, "gpu": _gpu}
+"""What turns any spelling of a key into the one that is stored."""

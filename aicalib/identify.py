@@ -1,0 +1,212 @@
+"""From names to an Identity: model, accelerator, engine and the four modes, as one combination.
+
+`auto` in any of the four fields is resolved here, before physics: weights are what the published checkpoint
+is, the cache is 16 bit or what the engine takes by itself, attention follows the cache and the kernels.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from aicalib.deployment import Identity
+from aicalib.engines import defaults
+from aicalib.engines.releases import ENGINES, newest_version, release_month
+from aicalib.errors import InvalidValue, NotCovered, UnknownName, fold
+from aicalib.hardware import Accelerator, get_accelerator
+from aicalib.models import Architecture, get_architecture
+from aicalib.profiles.coefficients import FORMAT_CLASSES, KV_CLASSES
+from aicalib.quant import (
+    FMHAQuantMode,
+    GEMMQuantMode,
+    KVCacheQuantMode,
+    MoEQuantMode,
+    ParsedMode,
+    QuantConfig,
+    compute_path,
+    parse_mode,
+    storage_bits,
+    variants,
+    weight_format,
+)
+
+WIDTHS = (1, 2, 4, 8)
+"""Tensor-parallel widths of one node."""
+
+FP8_ATTENTION = ("9.0", "10.0", "10.3")
+"""Compute capabilities whose default attention kernels (FA3, TRT-LLM) multiply in FP8 on an FP8 cache."""
+
+SIXTEEN_BIT = ("float16", "bfloat16")
+"""Modes with equal physics; which of the two is used depends on what the accelerator multiplies."""
+
+
+def _sixteen_bit(accelerator: Accelerator) -> str:
+    """Return the 16-bit mode that an accelerator multiplies in."""
+    return "bfloat16" if "bf16" in accelerator.peak_flops else "float16"
+
+
+def _published(arch: Architecture, accelerator: Accelerator) -> ParsedMode[GEMMQuantMode]:
+    """Return the dense format of the published checkpoint; of the two 16-bit modes the accelerator's."""
+    found = parse_mode("gemm", arch.weight_format)
+    if found is None or found.mode.name in SIXTEEN_BIT:
+        return ParsedMode(GEMMQuantMode[_sixteen_bit(accelerator)])
+    return found
+
+
+def _experts_like(dense: ParsedMode[GEMMQuantMode]) -> ParsedMode[MoEQuantMode]:
+    if dense.mode.name not in MoEQuantMode.__members__:
+        raise InvalidValue(
+            f"gemm '{dense.mode.name}' has no counterpart for experts; say what they are with moe",
+            list(MoEQuantMode.__members__),
+        )
+    return ParsedMode(MoEQuantMode[dense.mode.name], dense.variant)
+
+
+def _weights(
+    arch: Architecture, accelerator: Accelerator, gemm: str, moe: str
+) -> tuple[ParsedMode[GEMMQuantMode], ParsedMode[MoEQuantMode]]:
+    """Resolve the formats of dense weights and experts; `auto` is what the published checkpoint is.
+
+    Experts follow an explicit `gemm`; a dense model has none and keeps the 16-bit mode as a placeholder.
+    """
+    dense, experts = parse_mode("gemm", gemm), parse_mode("moe", moe)
+    placeholder = ParsedMode(MoEQuantMode[_sixteen_bit(accelerator)])
+    if arch.moe_layers == 0:
+        if experts is not None:
+            raise InvalidValue(
+                f"moe '{moe}' on {arch.name}: it is a dense model without experts; leave moe out", ["auto"]
+            )
+        return dense or _published(arch, accelerator), placeholder
+    if experts is None:
+        experts = _experts_like(dense) if dense else parse_mode("moe", arch.expert_weight_format)
+    if experts is None or experts.mode.name in SIXTEEN_BIT:
+        experts = placeholder
+    return dense or _published(arch, accelerator), experts
+
+
+def _cache_and_attention(
+    arch: Architecture, accelerator: Accelerator, engine: str, kv: str, fmha: str, notes: list[str]
+) -> tuple[KVCacheQuantMode, FMHAQuantMode]:
+    """Resolve cache and attention: attention multiplies in FP8 where the cache is FP8 and the kernel can."""
+    cache, attention = parse_mode("kvcache", kv), parse_mode("fmha", fmha)
+    if cache is None:
+        cache = ParsedMode(KVCacheQuantMode[_sixteen_bit(accelerator)])
+        if arch.sparse_layers > 0 and accelerator.capability.startswith("10.") and engine == "sglang":
+            cache = ParsedMode(KVCacheQuantMode.fp8_e4m3)
+            notes.append("kv: fp8_e4m3, SGLang's own choice for sparse attention on this GPU")
+    if attention is None:
+        attention = ParsedMode(FMHAQuantMode[_sixteen_bit(accelerator)])
+        if cache.mode.name in ("fp8", "fp8_e4m3") and accelerator.capability in FP8_ATTENTION:
+            attention = ParsedMode(FMHAQuantMode.fp8)
+            notes.append("fmha: fp8, as the default kernels of this GPU do with an FP8 cache")
+    return cache.mode, attention.mode
+
+
+@lru_cache(maxsize=4096)
+def identify(
+    model: str, gpu: str, gemm: str | None, kv: str | None, fmha: str | None, moe: str | None, engine: str,
+    engine_version: str | None,
+) -> Identity:  # fmt: skip
+    """Look up one combination of names.
+
+    Raises
+    ------
+    UnknownName, InvalidValue, NotCovered
+        With the reason and what would work.
+    """
+    arch = get_architecture(model)
+    accelerator = get_accelerator(gpu)
+    engine = {fold(name): name for name in ENGINES}.get(fold(engine), engine)
+    if engine not in ENGINES:
+        raise UnknownName("engine", engine, ENGINES)
+    if engine == "trtllm":
+        raise NotCovered(
+            "engine 'trtllm' is not covered yet: its runs need speculation as a hidden state",
+            ["sglang", "vllm"],
+        )
+    notes: list[str] = list(arch.notes)
+    if engine_version is None:
+        engine_version = newest_version(engine)
+    month = release_month(engine, engine_version)
+    if month is None:
+        month = release_month(engine, newest_version(engine))
+        assert month is not None
+        notes.append(f"engine version '{engine_version}' has no number: taken as the newest")
+    dense, experts = _weights(arch, accelerator, gemm or "auto", moe or "auto")
+    cache, attention = _cache_and_attention(arch, accelerator, engine, kv or "auto", fmha or "auto", notes)
+    if gemm is None and moe is not None and dense.mode.name not in SIXTEEN_BIT:
+        notes.append(f"gemm: {dense.mode.name}, as the published checkpoint")
+    for field, parsed in (("gemm", dense), ("moe", experts)):
+        if parsed.variant is None and variants(parsed.mode):
+            bits = storage_bits(parsed.mode)
+            notes.append(f"{field}: {parsed.mode.name} without a width is taken as {bits:.4g} bits a weight")
+    quant = QuantConfig(
+        gemm=dense.mode,
+        kvcache=cache,
+        fmha=attention,
+        moe=experts.mode,
+        gemm_variant=dense.variant,
+        moe_variant=experts.variant,
+    )
+    for field, parsed in (("gemm", dense), ("moe", experts)):
+        path = compute_path(parsed.mode, accelerator.vendor, accelerator.capability, parsed.variant)
+        if path not in accelerator.peak_flops:
+            raise InvalidValue(
+                f"{field} {parsed.mode.name} multiplies in {path}, for which {accelerator.name} has no rate",
+                sorted(accelerator.peak_flops),
+            )
+    return Identity(arch, accelerator, quant, engine, engine_version, month, tuple(notes))
+
+
+def _format_class(mode: Any, variant: str | None, path: str) -> int:
+    """Return the class of formats that share an efficiency, as an index into `FORMAT_CLASSES`."""
+    if path in ("fp4", "int8"):
+        name = path
+    elif path == "fp8":
+        name = "fp8_block" if mode.name in ("fp8_block", "mxfp8") else "fp8"
+    else:
+        bits = storage_bits(mode, variant)
+        name = "wide" if bits >= 16 else "weight_only_8" if bits > 7 else "weight_only_4"
+    return FORMAT_CLASSES.index(name)
+
+
+def _link(accelerator: Accelerator, width: int) -> float:
+    """Return the one-way rate in bytes/s between `width` GPUs: the link's, or PCIe where it joins fewer."""
+    rate = accelerator.link_bytes_s
+    if rate is None or width > accelerator.link_gpus:
+        rate = accelerator.pcie_bytes_s
+    return rate if rate is not None else np.nan
+
+
+def numbers_of(identity: Identity) -> dict[str, float]:
+    """Return what physics reads of the names of one identity, as numbers."""
+    quant, gpu = identity.quant, identity.accelerator
+    paths = {
+        "gemm": compute_path(quant.gemm, gpu.vendor, gpu.capability, quant.gemm_variant),
+        "expert": compute_path(quant.moe, gpu.vendor, gpu.capability, quant.moe_variant),
+        "attention": compute_path(quant.fmha, gpu.vendor, gpu.capability, None),
+    }
+    kv_bits = storage_bits(quant.kvcache)
+    narrow = "fp8_blackwell" if gpu.architecture.startswith("Blackwell") else "fp8"
+    whole = weight_format(quant.gemm, quant.gemm_variant).whole_model
+    return {
+        "gemm_bits": storage_bits(quant.gemm, quant.gemm_variant),
+        "expert_bits": storage_bits(quant.moe, quant.moe_variant),
+        "kv_bits": kv_bits,
+        "table_bits": storage_bits(quant.gemm, quant.gemm_variant) if whole else 16.0,
+        **{f"{field}_peak_flops_s": gpu.peak_flops[path] for field, path in paths.items()},
+        "gemm_class": _format_class(quant.gemm, quant.gemm_variant, paths["gemm"]),
+        "expert_class": _format_class(quant.moe, quant.moe_variant, paths["expert"]),
+        "kv_class": KV_CLASSES.index("wide" if kv_bits >= 16 else narrow),
+        "attention_class": KV_CLASSES.index(narrow if paths["attention"] == "fp8" else "wide"),
+        "bandwidth_bytes_s": gpu.bandwidth_bytes_s,
+        "memory_bytes": gpu.memory_bytes,
+        **{f"link_{width}_bytes_s": _link(gpu, width) for width in WIDTHS[1:]},
+        "is_amd": gpu.vendor == "AMD",
+        "engine": ENGINES.index(identity.engine),
+        "engine_month": identity.engine_month,
+        "version": defaults.version_number(identity.engine_version),
+        "gpus_together": min(max(gpu.gpus_per_node, gpu.link_gpus), WIDTHS[-1]),
+    }

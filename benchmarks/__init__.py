@@ -1,0 +1,1 @@
+"""Speed figures of prediction, ingestion and fitting; nothing here asserts a time."""

@@ -1,0 +1,182 @@
+"""Print speed figures as JSON lines, one object a figure: `python -m benchmarks.run`.
+
+A figure has `name`, `value`, `unit`, `n` (repetitions, of which the median is given; or rows) and, where it
+tells something, `peak_mib`, the peak resident memory of the process that did the work. Each group of figures
+runs in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice, product
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+MEASUREMENTS = Path(__file__).parent.parent / "measurements"
+COMMAND = str(Path(sys.executable).with_name("aicalib"))
+REPETITIONS = 5
+BATCHES = {1: 20, 1_000: 5, 100_000: 1}
+"""Rows of a batch -> how often it is repeated."""
+
+MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+"""Unit of the kernel's peak memory."""
+
+Figure = dict[str, Any]
+
+
+def figure(name: str, value: float, unit: str, n: int, peak_mib: float | None = None) -> Figure:
+    """Return one figure, rounded to four digits."""
+    rounded: Figure = {"name": name, "value": float(f"{value:.4g}"), "unit": unit, "n": n}
+    return rounded if peak_mib is None else rounded | {"peak_mib": round(peak_mib, 1)}
+
+
+def own_peak_mib() -> float:
+    """Return the peak resident memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES / 2**20
+
+
+def process(name: str, arguments: list[str]) -> Figure:
+    """Return the wall time of a whole process, start to end, median of `REPETITIONS`.
+
+    The peak that Linux reports for a child is never below its parent's. So this runs while the parent is
+    still small, nothing heavy is imported at the top of this module, and a peak that does not rise above the
+    parent's is left out.
+    """
+    walls, peaks = [], []
+    for _ in range(REPETITIONS):
+        begin = perf_counter()
+        child = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert child.stderr is not None
+        complaint = child.stderr.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        walls.append(perf_counter() - begin)
+        peaks.append(usage.ru_maxrss * MAXRSS_BYTES / 2**20)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        child.stderr.close()
+        if child.returncode:
+            sys.stderr.write(complaint)
+            raise subprocess.CalledProcessError(child.returncode, arguments, stderr=complaint)
+    peak_mib = median(peaks)
+    return figure(name, median(walls), "s", REPETITIONS, peak_mib if peak_mib > own_peak_mib() else None)
+
+
+def startup() -> Iterator[Figure]:
+    """Time what a user waits for before the first answer; an empty Python is the floor."""
+    yield process("python_empty", [sys.executable, "-c", "pass"])
+    yield process("import_aicalib", [sys.executable, "-c", "import aicalib"])
+    yield process("aicalib_help", [COMMAND, "--help"])
+    yield process("aicalib_predict_cold", [COMMAND, "predict", "--model", "llama-70b", "--gemm", "fp8"])
+
+
+def configurations(rows: int) -> dict[str, list[Any]]:
+    """Return columns of distinct configurations, the load varying fastest."""
+    every = product(
+        ("llama-70b", "llama-8b"),
+        ("h100-sxm", "h200-sxm", "b200-sxm", "a100-sxm-80gb"),
+        ("bfloat16", "fp8"),
+        (2, 4, 8),
+        range(256, 8192, 256),
+        (128, 256, 512, 1024),
+        range(1, 257, 4),
+    )
+    names = ("model", "gpu", "gemm", "tp", "isl", "osl", "concurrency")
+    # Evenly spread over the product, so that a small batch holds as many names as a large one.
+    total = 2 * 4 * 2 * 3 * len(range(256, 8192, 256)) * 4 * len(range(1, 257, 4))
+    chosen = islice(every, 0, None, max(total // rows, 1))
+    return dict(zip(names, map(list, zip(*islice(chosen, rows), strict=True)), strict=True))
+
+
+def prediction() -> list[Figure]:
+    """Time `predict_many` on batches of several sizes in one process."""
+    import pandas as pd
+
+    import aicalib
+
+    aicalib.predict_many(pd.DataFrame(configurations(1)))
+    found, rates = [], {}
+    for rows, repetitions in BATCHES.items():
+        frame = pd.DataFrame(configurations(rows))
+        times = []
+        for _ in range(repetitions):
+            begin = perf_counter()
+            aicalib.predict_many(frame)
+            times.append(perf_counter() - begin)
+        rates[rows] = rows / median(times)
+        found.append(figure(f"predict_many_{rows}", rates[rows], "rows/s", repetitions, own_peak_mib()))
+    smallest, largest = min(BATCHES), max(BATCHES)
+    ratio = rates[largest] / rates[smallest]
+    return [*found, figure(f"predict_many_{largest}_over_{smallest}", ratio, "ratio of rows/s", 1)]
+
+
+def ingestion() -> list[Figure]:
+    """Time the published runs into a new store, and the same file again."""
+    from perfdb import Store
+
+    found = []
+    with TemporaryDirectory() as scratch, Store(Path(scratch) / "benchmark.duckdb") as store:
+        for name in ("ingest_new", "ingest_known"):
+            begin = perf_counter()
+            report = store.ingest(MEASUREMENTS / "runs.jsonl")
+            wall = perf_counter() - begin
+            rows = report.kept + report.known + len(report.rejected)
+            found.append(figure(name, rows / wall, "rows/s", rows, own_peak_mib()))
+    return found
+
+
+def calibration() -> list[Figure]:
+    """Time the whole cross-validated calibration on the published runs, and one fit alone."""
+    from aicalib.calibrate.build import calibrate
+    from aicalib.calibrate.fit import fit
+    from aicalib.calibrate.records import stored_runs
+    from perfdb import Store
+
+    with TemporaryDirectory() as scratch, Store(Path(scratch) / "benchmark.duckdb") as store:
+        store.ingest(MEASUREMENTS / "runs.jsonl")
+        store.refresh_flags()
+        store.apply_flags_file(MEASUREMENTS / "flags.jsonl")
+        records = stored_runs(store)
+    begin = perf_counter()
+    calibrated = calibrate(records, "benchmark")
+    whole_s = perf_counter() - begin
+    begin = perf_counter()
+    fit(calibrated.runs)
+    fit_s = perf_counter() - begin
+    rows = calibrated.runs.batch.rows.size
+    return [
+        figure("fit", fit_s, "s", rows),
+        figure("calibrate_cross_validated", whole_s, "s", rows, own_peak_mib()),
+        figure("calibrate_over_fit", whole_s / fit_s, "ratio of s", 1),
+    ]
+
+
+def apart(group: Callable[[], list[Figure]]) -> list[Figure]:
+    """Run a group of figures in a fresh process."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(group).result()
+
+
+def figures() -> Iterator[Figure]:
+    """Yield all figures as they are found."""
+    yield from startup()
+    for group in (prediction, ingestion, calibration):
+        yield from apart(group)
+
+
+def main() -> None:
+    for each in figures():
+        print(json.dumps(each), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MEASUREMENTS = ROOT / "measurements"
+
+
+@pytest.fixture(scope="session")
+def published():
+    """The published runs as they stand in their file."""
+    with (MEASUREMENTS / "runs.jsonl").open() as lines:
+        return [json.loads(line) for line in lines]
