@@ -61,4 +61,7 @@ def evaluate(records: Iterable[Mapping[str, Any]], profile: Profile | None = Non
     return evaluate(records, profile or default_profile())
 
 
-from aicalib import calibrate  # noqa: E402  (a package that is also the function; it imports nothing heavy)
+if TYPE_CHECKING:
+    from aicalib.calibrate.build import calibrate
+else:
+    from aicalib import calibrate  # a package that is also the function; it imports nothing heavy

@@ -45,7 +45,9 @@ def test_littles_law_and_the_sum_of_latencies_hold(model, engine, isl, osl, conc
 @given(model=models, engine=engines, isl=lengths, osl=lengths, concurrency=st.integers(1, 256))
 @settings(max_examples=60, deadline=None)
 def test_more_requests_in_flight_never_make_a_token_faster(model, engine, isl, osl, concurrency):
-    found = asked(model=[model, model], engine=engine, isl=isl, osl=osl, concurrency=[concurrency, 2 * concurrency])
+    found = asked(
+        model=[model, model], engine=engine, isl=isl, osl=osl, concurrency=[concurrency, 2 * concurrency]
+    )
     few, many = found.mean["tpot_ms"].value
     assert many >= few * (1 - 1e-6)
 
@@ -82,7 +84,9 @@ def test_a_long_benchmark_tends_to_the_steady_state():
 
 
 def test_requests_beyond_the_pool_wait():
-    found = asked(model=["llama-3.3-70b"] * 2, gpu="h100-sxm", tp=4, isl=8192, osl=1024, concurrency=[16, 256])
+    found = asked(
+        model=["llama-3.3-70b"] * 2, gpu="h100-sxm", tp=4, isl=8192, osl=1024, concurrency=[16, 256]
+    )
     assert found.service.running[0] == 16
     assert found.service.running[1] < 256
     assert found.mean["ttft_ms"].value[1] > 10 * found.mean["ttft_ms"].value[0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
+from threadpoolctl import threadpool_limits
 
 from aicalib.calibrate.runs import Runs
 from aicalib.physics.memory import memory
@@ -104,8 +105,10 @@ def fit(runs: Runs) -> Fit:
         return np.concatenate([robust, logs / spread])
 
     start = np.clip(np.zeros(free.size), low + 1e-6, high - 1e-6)
-    solution = least_squares(residuals, start, bounds=(low, high), x_scale=spread, xtol=1e-4, ftol=1e-5)
-    covariance = np.linalg.pinv(solution.jac.T @ solution.jac)
+    # The matrices are small: threads of the linear algebra only wait for each other, and for other processes.
+    with threadpool_limits(1):
+        solution = least_squares(residuals, start, bounds=(low, high), x_scale=spread, xtol=1e-4, ftol=1e-5)
+        covariance = np.linalg.pinv(solution.jac.T @ solution.jac)
     deviations = np.zeros(prior.size)
     deviations[free] = np.sqrt(np.diag(covariance))
     remarks = []
@@ -115,5 +118,7 @@ def fit(runs: Runs) -> Fit:
             bound = each.low if log - lower < AT_BOUND else each.high
             remarks.append(f"{each.name} stands at its bound {bound:g} {each.unit}")
         elif deviations[at] > 0.8 * width:
-            remarks.append(f"{each.name} is hardly determined by the runs; it stays near its prior")
+            remarks.append(
+                f"{each.name} is hardly determined by the runs: a factor of {np.exp(deviations[at]):.1f} either way"
+            )
     return Fit(values_of(solution.x), deviations, remarks)

@@ -62,12 +62,12 @@ def ingest(
         print_json(total)
     else:
         typer.echo(
-            f"kept {total['kept']}, already known {total['known']}, incomplete {total['incomplete']}, "
+            f"kept {total['kept']} ({total['incomplete']} incomplete), already known {total['known']}, "
             f"rejected {len(total['rejected'])}"
         )
         for each in total["rejected"]:
             typer.echo(f"  {each['file']} line {each['line']}: {each['reason']}", err=True)
-    if total["kept"] + total["known"] + total["incomplete"] == 0 or (strict and total["rejected"]):
+    if total["kept"] + total["known"] == 0 or (strict and total["rejected"]):
         raise typer.Exit(2)
 
 

@@ -56,8 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         status = app(args=given, standalone_mode=False, prog_name="aicalib")
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has had enough; what is still buffered must not be written at exit.
+    except (BrokenPipeError, SystemExit):
+        # The reader has had enough (typer makes that a SystemExit): nothing more may be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except (typer.Abort, KeyboardInterrupt):

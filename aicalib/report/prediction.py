@@ -16,7 +16,6 @@ from aicalib.profiles.profile import Profile, uncalibrated
 from aicalib.resolve import smallest_fitting_tp
 from aicalib.serving.closed import captured_batch
 
-PAGE_COLUMNS = 100
 NEAREST = 3
 """Measured runs named beside a prediction."""
 
@@ -39,6 +38,8 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
     asked = deployment.as_dict()
     if not deployment.identity.architecture.moe_layers:
         asked["moe"] = None  # a dense model refuses the option
+    if not deployment.identity.architecture.hf_id:
+        asked["config"] = deployment.identity.architecture.source
     pool = float(held.kv_pool_bytes[index])
     found: dict[str, Any] = {
         "deployment": asked,
@@ -73,7 +74,7 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
         smallest = smallest_fitting_tp(batch, index)
         need = float(held.weights_bytes[index]) / GIB
         found["reason"] = (
-            f"{need:.1f} GiB of weights a GPU with tp {deployment.tp} leave no room for one request in the "
+            f"{need:.1f} GiB of weights a GPU with tp {deployment.tp} leave no room for a request in the "
             f"{gpu.memory_bytes / GIB:.1f} GiB of {gpu.name}"
         )
         found["smallest_tp"] = smallest
@@ -225,7 +226,8 @@ def _explained(found: dict[str, Any]) -> list[str]:
         f"{each['bound']}"
         for each in found["breakdown"]
     ]
-    lines.append("nearest measured runs:")
+    if found["evidence"]:
+        lines += ["", "nearest measured runs, by distance:"]
     for each in found["evidence"]:
         ttft, tpot = each["measured"]["ttft_ms"], each["measured"]["tpot_ms"]
         lines.append(
@@ -234,7 +236,7 @@ def _explained(found: dict[str, Any]) -> list[str]:
             f"{each['isl']:g}/{each['osl']:g} at {each['concurrency']}: "
             f"TTFT {_number(ttft) if ttft else '-'} ms, TPOT {_number(tpot) if tpot else '-'} ms"
         )
-        lines.append(f"        {each['source']} {each['src_ref']}"[:PAGE_COLUMNS])
+        lines.append(f"        {each['source']} {each['src_ref']}")
     return lines
 
 
