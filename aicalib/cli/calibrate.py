@@ -28,7 +28,10 @@ def calibrate(
     db: Db = None,
     json: Json = False,
 ) -> None:
-    """Fit a profile to the runs in the store, cross-validated over whole model-family x GPU groups."""
+    """Fit a profile to the runs in the store.
+
+    Cross-validated over whole model-family x GPU groups; 'predict --profile NAME' then takes it.
+    """
     from aicalib.calibrate.build import calibrate as build
     from aicalib.calibrate.records import stored_runs
     from aicalib.calibrate.validate import FOLDS

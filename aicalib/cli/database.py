@@ -33,7 +33,11 @@ def ingest(
     db: Db = None,
     json: Json = False,
 ) -> None:
-    """Take benchmark results into the store; the same file twice changes nothing."""
+    """Take benchmark results into the store.
+
+    The same file twice changes nothing. Options say what the files lack; a line that says otherwise is
+    rejected.
+    """
     from aicalib.cli.context import canonical, spelled_as_in
     from perfdb import Store
 
@@ -73,7 +77,10 @@ def ingest(
 
 @app.command()
 def info(db: Db = None, json: Json = False) -> None:
-    """Show what the store holds: runs by engine and source, what is incomplete, quality flags, profiles."""
+    """Show what the store holds.
+
+    Runs by engine and source, what is incomplete, quality flags, profiles.
+    """
     from perfdb import Store
 
     with Store(store_path(db), read_only=True) as store:

@@ -62,7 +62,10 @@ def gpus(json: Json = False) -> None:
 
 @app.command()
 def modes(json: Json = False) -> None:
-    """List the quantization modes: nominal values, true bits, variants."""
+    """List the quantization modes.
+
+    Nominal values, true bits, variants.
+    """
     from aicalib.quant import MODES, FMHAQuantMode, GEMMQuantMode, MoEQuantMode, storage_bits, variants
 
     found: list[dict[str, Any]] = []
