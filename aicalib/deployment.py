@@ -78,7 +78,7 @@ class Deployment:
         who = self.identity
         return {
             "model": who.architecture.name,
-            "hf_id": who.architecture.hf_id,
+            "hf_id": who.architecture.hf_id or None,
             "gpu": who.accelerator.name,
             "n_gpus": self.n_gpus,
             "tp": self.tp,

@@ -54,11 +54,11 @@ class UnknownName(RequestError):
 
     kind = "unknown_name"
 
-    def __init__(self, what: str, name: str, options: Iterable[str]) -> None:
+    def __init__(self, what: str, name: str, options: Iterable[str], aliases: Iterable[str] = ()) -> None:
         from difflib import get_close_matches
 
         known = sorted(options)
-        folded = {fold(option): option for option in known}
+        folded = {fold(option): option for option in (*aliases, *known)}
         near = [folded[match] for match in get_close_matches(fold(name), folded, n=4, cutoff=0.5)]
         hint = (
             f"did you mean {', '.join(near)}?"

@@ -6,7 +6,6 @@ is, the cache is 16 bit or what the engine takes by itself, attention follows th
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,9 @@ from aicalib.quant import (
 
 WIDTHS = (1, 2, 4, 8)
 """Tensor-parallel widths of one node."""
+
+OTHER_WIDTH = 0.5
+"""Relative difference in bits from which on a variant is another width, not another group size."""
 
 FP8_ATTENTION = ("9.0", "10.0", "10.3")
 """Compute capabilities whose default attention kernels (FA3, TRT-LLM) multiply in FP8 on an FP8 cache."""
@@ -104,7 +106,6 @@ def _cache_and_attention(
     return cache.mode, attention.mode
 
 
-@lru_cache(maxsize=4096)
 def identify(
     model: str, gpu: str, gemm: str | None, kv: str | None, fmha: str | None, moe: str | None, engine: str,
     engine_version: str | None,
@@ -139,8 +140,9 @@ def identify(
     if gemm is None and moe is not None and dense.mode.name not in SIXTEEN_BIT:
         notes.append(f"gemm: {dense.mode.name}, as the published checkpoint")
     for field, parsed in (("gemm", dense), ("moe", experts)):
-        if parsed.variant is None and variants(parsed.mode):
-            bits = storage_bits(parsed.mode)
+        bits = storage_bits(parsed.mode)
+        widths = [storage_bits(parsed.mode, variant) for variant in variants(parsed.mode)]
+        if parsed.variant is None and any(abs(width / bits - 1.0) > OTHER_WIDTH for width in widths):
             notes.append(f"{field}: {parsed.mode.name} without a width is taken as {bits:.4g} bits a weight")
     quant = QuantConfig(
         gemm=dense.mode,

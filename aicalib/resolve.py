@@ -8,13 +8,14 @@ refused row by row with the error that says why; nothing is guessed unsaid: what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aicalib.checks import wrong_numbers
 from aicalib.deployment import Deployment, Identity, Workload
 from aicalib.engines import defaults
 from aicalib.engines.releases import ENGINES
@@ -248,7 +249,8 @@ def resolve(options: Mapping[str, Sequence[Any]], rows: int | None = None) -> Ba
         {name: values[named] for name, values in numbers.items()},
     )
     filled = _fill(asked)
-    for place, error in _wrong_numbers(filled, [identities[code] for code in codes[named]]):
+    who = [identities[code] for code in codes[named]]
+    for place, error in wrong_numbers(filled.arch, filled.sized["gpus_together"], filled.numbers, who):
         refused.setdefault(int(named[place]), error)
     good = np.array([place for place, row in enumerate(named) if int(row) not in refused], dtype=np.intp)
     final, answered = filled.take(good), named[good]
@@ -365,63 +367,6 @@ def smallest_tp(rows: _Rows) -> Array:
         holds = fits(_system(rows.with_numbers(tp=tp)), numbers["isl"] + numbers["osl"])
         best = np.where(possible & (holds | (best < width)), width, best)
     return best
-
-
-COUNTS = ("tp", "dp", "ep", "pp", "concurrency", "num_prompts")
-"""Numbers that are positive and whole."""
-
-
-def _wrong_numbers(rows: _Rows, identities: list[Identity]) -> Iterator[tuple[int, RequestError]]:
-    """Yield the rows whose numbers cannot be, each with the reason."""
-    numbers, arch = rows.numbers, rows.arch
-    for name in (*COUNTS, "isl", "osl"):
-        value = numbers[name]
-        bad = ~np.isfinite(value) | (value < (1.0 if name in COUNTS else 0.5))
-        if name in COUNTS:
-            bad |= np.nan_to_num(value, posinf=0.5) % 1 != 0
-        what = "a positive whole number" if name in COUNTS else "a positive number of tokens"
-        for place in np.flatnonzero(bad):
-            yield int(place), InvalidValue(f"{name} {value[place]:g} is not {what}")
-    tp, dp, ep, pp = (numbers[name] for name in ("tp", "dp", "ep", "pp"))
-    together, heads, experts = rows.sized["gpus_together"], arch.heads, arch.num_experts
-
-    def model(at: int) -> str:
-        return identities[at].architecture.name
-
-    def too_wide(at: int) -> RequestError:
-        gpu = identities[at].accelerator.name
-        return NotCovered(
-            f"tp {tp[at]:g} spans more than the {together[at]:g} {gpu} of one node; several nodes are not "
-            "covered yet",
-            [f"tp {together[at]:g}"],
-        )
-
-    def heads_do_not_divide(at: int) -> RequestError:
-        return InvalidValue(
-            f"tp {tp[at]:g} (dp {dp[at]:g}) does not divide the {heads[at]:g} attention heads of {model(at)}",
-            [f"tp {width}" for width in WIDTHS if width % dp[at] == 0 and heads[at] % (width / dp[at]) == 0],
-        )
-
-    with np.errstate(invalid="ignore", divide="ignore"):
-        checks: list[tuple[NDArray[np.bool_], Callable[[int], RequestError]]] = [
-            (
-                pp > 1,
-                lambda at: NotCovered(f"pp {pp[at]:g}: pipeline parallelism is not covered yet", ["pp 1"]),
-            ),
-            (tp > together, too_wide),
-            (np.mod(tp, dp) != 0, lambda at: InvalidValue(f"dp {dp[at]:g} does not divide tp {tp[at]:g}")),
-            (np.mod(tp, ep) != 0, lambda at: InvalidValue(f"ep {ep[at]:g} does not divide tp {tp[at]:g}")),
-            (np.mod(heads, tp / dp) != 0, heads_do_not_divide),
-            (
-                (ep > 1) & ((experts == 0) | (np.mod(experts, ep) != 0)),
-                lambda at: InvalidValue(
-                    f"ep {ep[at]:g} does not divide the {experts[at]:g} experts of {model(at)}", ["ep 1"]
-                ),
-            ),
-        ]
-    for mask, error in checks:
-        for place in np.flatnonzero(mask):
-            yield int(place), error(int(place))
 
 
 def question(**options: Any) -> tuple[Deployment, Workload]:

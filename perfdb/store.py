@@ -356,7 +356,11 @@ def _add_flags(connection: duckdb.DuckDBPyConnection, rows: list[dict[str, str]]
 
 def _flag_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read a flags file; blank lines are passed over."""
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise FlagsFileError(f"{path} is not text: {error}") from error
+    for number, text in enumerate(lines, start=1):
         if not text.strip():
             continue
         try:

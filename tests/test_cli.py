@@ -257,9 +257,10 @@ def test_predict_reads_the_users_own_config(aicalib: Command, tmp_path: Path) ->
 
 def test_predict_keeps_the_prediction_on_request(aicalib: Command) -> None:
     found = aicalib("predict", "--record", "--json").json
+    assert aicalib("predict", "--record", "--model", "deepseek-r1", "--gpu", "l4").status == 0
     rows = aicalib("db", "sql", "SELECT * FROM predictions", "--json").json
-    assert len(rows) == 1
-    assert found["deployment"]["hf_id"] in json.dumps(rows)
+    assert len(rows) == 2
+    assert found in [row["document"] for row in rows]
 
 
 # ingest
@@ -466,6 +467,16 @@ def test_the_version_is_shown(aicalib: Command) -> None:
     import aicalib as package
 
     assert aicalib("--version").out == f"aicalib {package.__version__}\n"
+
+
+def test_an_interrupted_command_ends_with_its_own_status(
+    aicalib: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aicalib.resolve.resolve", interrupted)
+    assert aicalib("predict").status == 130
 
 
 def test_a_failure_of_the_tool_is_no_refusal(aicalib: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,7 @@ def engines(json: Json = False) -> None:
         "",
         ["engine", "newest known version", "predicted"],
         [
-            [each["engine"], str(each["newest_version"]), "yes" if each["covered"] else "not yet"]
+            [str(each["engine"]), str(each["newest_version"]), "yes" if each["covered"] else "not yet"]
             for each in found
         ],
         align="lll",

@@ -39,14 +39,15 @@ def input_file(help: str) -> Any:
 
 def print_json(document: Any) -> None:
     """Print one JSON document; numbers without a value are null."""
-    typer.echo(json.dumps(_finite(document), indent=2, default=str, allow_nan=False))
+    typer.echo(json.dumps(finite(document), indent=2, default=str, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a document with None for every number that JSON cannot hold, at any depth."""
     if isinstance(value, dict):
-        return {str(key): _finite(each) for key, each in value.items()}
+        return {str(key): finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from aicalib.cli.output import Db, Json, ProfileName, find_profile, print_json, store_path
+from aicalib.cli.output import Db, Json, ProfileName, find_profile, finite, print_json, store_path
 
 
 def predict(
@@ -71,7 +71,7 @@ def predict(
         from perfdb import Store
 
         with Store(store_path(db)) as store:
-            store.record_prediction(found)
+            store.save_prediction(finite(found))
     if json:
         print_json(found)
     else:

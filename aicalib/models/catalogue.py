@@ -72,7 +72,8 @@ def get_architecture(name_or_path: str | Path) -> Architecture:
         return _from_file(path)
     entry = entry or names.get(fold(path.name))
     if entry is None:
-        raise UnknownName("model", text, _entries())
+        aliases = (alias for each in _entries().values() for alias in each.get("aliases", ()))
+        raise UnknownName("model", text, _entries(), aliases)
     return _architecture(entry)
 
 

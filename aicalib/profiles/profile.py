@@ -81,9 +81,13 @@ class Profile:
             },
             "quantiles": self.quantiles,
             "lineage": self.lineage,
-            "fitted": self.fitted,
         }
-        return json.dumps(document, indent=1, sort_keys=False) + "\n"
+        # The columns of fitted runs take one line each: a thousand lines a column would hide the rest.
+        columns = ",\n".join(
+            f"  {json.dumps(name)}: {json.dumps(each)}" for name, each in self.fitted.items()
+        )
+        head = json.dumps(document, indent=1).removesuffix("\n}")
+        return f'{head},\n "fitted": {{\n{columns}\n }}\n}}\n'
 
     @staticmethod
     def from_json(text: str, origin: str = "profile") -> Profile:
