@@ -105,7 +105,7 @@ def fit(runs: Runs) -> Fit:
         return np.concatenate([robust, logs / spread])
 
     start = np.clip(np.zeros(free.size), low + 1e-6, high - 1e-6)
-    # The matrices are small: threads of the linear algebra only wait for each other, and for other processes.
+    # The matrices are small: threads of the linear algebra would only wait for each other.
     with threadpool_limits(1):
         solution = least_squares(residuals, start, bounds=(low, high), x_scale=spread, xtol=1e-4, ftol=1e-5)
         covariance = np.linalg.pinv(solution.jac.T @ solution.jac)
@@ -118,7 +118,8 @@ def fit(runs: Runs) -> Fit:
             bound = each.low if log - lower < AT_BOUND else each.high
             remarks.append(f"{each.name} stands at its bound {bound:g} {each.unit}")
         elif deviations[at] > 0.8 * width:
+            either = np.exp(deviations[at])
             remarks.append(
-                f"{each.name} is hardly determined by the runs: a factor of {np.exp(deviations[at]):.1f} either way"
+                f"{each.name} is hardly determined by the runs: a factor of {either:.1f} either way"
             )
     return Fit(values_of(solution.x), deviations, remarks)

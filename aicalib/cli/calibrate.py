@@ -19,6 +19,9 @@ from aicalib.cli.output import (
     store_path,
 )
 
+SCORES_ALIGN = "llrrrrrr"
+"""Alignment of the columns of a scoreboard."""
+
 
 def calibrate(
     name: Annotated[str, typer.Option(help="Name of the profile.")] = "team",
@@ -54,13 +57,13 @@ def calibrate(
     if json:
         print_json(calibration_document(found))
         return
-    header, rows = scoreboard_rows(found.scoreboard)
+    header, rows = scoreboard_rows(found.profile.lineage["scoreboard"])
     print_table(
         f"profile {found.profile.label}: errors in % on left-out model-family x GPU groups, "
         "physics -> calibrated",
         header,
         rows,
-        align="llrrrrrr",
+        SCORES_ALIGN,
     )
     for remark in found.profile.lineage["remarks"]:
         typer.echo(f"note: {remark}")

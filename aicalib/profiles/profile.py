@@ -83,9 +83,8 @@ class Profile:
             "lineage": self.lineage,
         }
         # The columns of fitted runs take one line each: a thousand lines a column would hide the rest.
-        columns = ",\n".join(
-            f"  {json.dumps(name)}: {json.dumps(each)}" for name, each in self.fitted.items()
-        )
+        lines = (f"  {json.dumps(name)}: {json.dumps(each)}" for name, each in self.fitted.items())
+        columns = ",\n".join(lines)
         head = json.dumps(document, indent=1).removesuffix("\n}")
         return f'{head},\n "fitted": {{\n{columns}\n }}\n}}\n'
 

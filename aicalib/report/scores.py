@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from aicalib.calibrate.build import Calibration, Scoreboard, scoreboard_dict
+from aicalib.calibrate.build import Calibration
 
 METRIC_NAMES = {
     "tpot_ms": "TPOT", "ttft_ms": "TTFT", "e2e_ms": "end to end", "output_tok_s": "output tok/s"
@@ -19,19 +19,19 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None or fraction != fraction else f"{100 * fraction:.1f}"
 
 
-def scoreboard_rows(board: list[Scoreboard]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of the table before -> after, errors in per cent."""
+def scoreboard_rows(board: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of a profile's scoreboard, physics alone -> calibrated, errors in per cent."""
     header = ["engine", "metric", "n", "groups", "median APE", "MAPE", "group median", "within 20 %"]
     rows = [
         [
-            each.engine,
-            METRIC_NAMES[each.metric],
-            str(each.calibrated["n"]),
-            str(each.groups),
-            f"{percent(each.physics['median_ape'])} -> {percent(each.calibrated['median_ape'])}",
-            f"{percent(each.physics['mape'])} -> {percent(each.calibrated['mape'])}",
-            f"{percent(each.physics_group_median)} -> {percent(each.calibrated_group_median)}",
-            f"{percent(each.physics['within_20'])} -> {percent(each.calibrated['within_20'])}",
+            each["engine"],
+            METRIC_NAMES[each["metric"]],
+            str(each["calibrated"]["n"]),
+            str(each["groups"]),
+            *(
+                f"{percent(each['physics'][key])} -> {percent(each['calibrated'][key])}"
+                for key in ("median_ape", "mape", "group_median_ape", "within_20")
+            ),
         ]
         for each in board
     ]
@@ -45,7 +45,7 @@ def calibration_document(found: Calibration) -> dict[str, Any]:
         "runs": found.profile.lineage["runs"],
         "groups": found.profile.lineage["groups"],
         "left_out_by_flag": found.left_out,
-        "scoreboard": [scoreboard_dict(each) for each in found.scoreboard],
+        "scoreboard": found.profile.lineage["scoreboard"],
         "quantiles": found.profile.quantiles,
         "remarks": found.profile.lineage["remarks"],
     }

@@ -1,0 +1,101 @@
+"""The shape of the project: which room may use which, what is public, and that the pages are true."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import aicalib
+from aicalib.profiles import default_profile
+
+ROOT = Path(__file__).parent.parent
+
+BELOW = {
+    "quant": set(),
+    "hardware": set(),
+    "models": set(),
+    "profiles": set(),
+    "physics": {"models", "profiles"},
+    "engines": {"models", "hardware", "quant", "deployment"},
+    "serving": {"physics", "models", "profiles", "engines"},
+    "calibrate": {"physics", "serving", "profiles", "engines", "resolve", "prediction"},
+    "report": {"calibrate", "physics", "serving", "profiles", "engines", "quant", "models", "resolve", "prediction"},
+}  # fmt: skip
+"""What each room may import, itself and `errors` apart."""
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names if node.module == "aicalib"}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_arrows_point_one_way(room):
+    for path in (ROOT / "aicalib" / room).rglob("*.py"):
+        rooms = {name.split(".")[1] for name in imported(path) if name.startswith("aicalib.")}
+        assert rooms - {room, "errors"} <= BELOW[room], path
+
+
+def test_the_store_knows_nothing_of_the_model():
+    for path in (ROOT / "perfdb").rglob("*.py"):
+        assert not any(name.split(".")[0] == "aicalib" for name in imported(path)), path
+
+
+def test_one_module_reads_the_store():
+    readers = {
+        path.relative_to(ROOT / "aicalib").as_posix()
+        for path in (ROOT / "aicalib").rglob("*.py")
+        if any(name.startswith("perfdb") for name in imported(path)) and "cli" not in path.parts
+    }
+    assert readers == {"calibrate/records.py", "calibrate/ship.py"}
+
+
+def test_what_is_public_is_what_is_meant():
+    assert sorted(aicalib.__all__) == ["calibrate", "evaluate", "predict", "predict_many", "question"]
+    assert callable(aicalib.calibrate)
+    for name in aicalib.__all__:
+        assert getattr(aicalib, name).__doc__, name
+
+
+def test_importing_the_library_loads_nothing_heavy():
+    heavy = ["numpy", "pandas", "scipy", "sklearn", "duckdb", "matplotlib", "rich"]
+    code = f"import sys, aicalib, perfdb; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```\n(.*?)```", (ROOT / page).read_text(), flags=re.S)
+
+
+def test_the_prediction_in_the_readme_is_what_the_command_prints(capsys):
+    from aicalib.cli.main import main
+
+    shown = next(block for block in blocks("README.md") if block.startswith("$ aicalib predict"))
+    command, _, output = shown.partition("\n")
+    with pytest.raises(SystemExit):
+        main(command.removeprefix("$ aicalib ").split())
+    assert capsys.readouterr().out.strip() == output.strip()
+
+
+def test_the_scores_in_the_readme_are_those_of_the_shipped_profile(capsys):
+    from aicalib.cli.calibrate import SCORES_ALIGN
+    from aicalib.cli.output import print_table
+    from aicalib.report.scores import scoreboard_rows
+
+    print_table("", *scoreboard_rows(default_profile().lineage["scoreboard"]), SCORES_ALIGN)
+    shown = next(block for block in blocks("README.md") if block.startswith("engine"))
+    assert shown == capsys.readouterr().out
+    runs = default_profile().lineage["runs"]
+    assert f"{runs:,} published runs" in (ROOT / "README.md").read_text()
