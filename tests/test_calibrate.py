@@ -33,7 +33,7 @@ def shipped():
 @pytest.mark.xdist_group("calibrate")
 def test_the_shipped_profile_is_what_make_profile_makes(shipped):
     stored = default_profile()
-    np.testing.assert_allclose(shipped.profile.values, stored.values, rtol=0.02)
+    np.testing.assert_allclose(shipped.profile.values, stored.values, rtol=0.05)
     assert shipped.profile.fitted["run_id"] == stored.fitted["run_id"]
     assert shipped.profile.quantiles.keys() == stored.quantiles.keys()
 

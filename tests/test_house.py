@@ -24,8 +24,8 @@ BELOW = {
     "engines": {"models", "hardware", "quant", "deployment"},
     "serving": {"physics", "models", "profiles", "engines"},
     "calibrate": {"physics", "serving", "profiles", "engines", "resolve", "prediction"},
-    "report": {"calibrate", "physics", "serving", "profiles", "engines", "quant", "models", "resolve", "prediction"},
-}  # fmt: skip
+    "report": {"calibrate", "physics", "serving", "profiles", "engines", "resolve", "prediction"},
+}
 """What each room may import, itself and `errors` apart."""
 
 
