@@ -274,10 +274,13 @@ def _identities(
     failures: dict[Hashable, RequestError] = {}
     identities: list[Identity] = []
     codes = np.full(n, -1, dtype=np.intp)
-    for row, key in enumerate(zip(*(columns[name] for name in NAME_COLUMNS), strict=True)):
+    names: Iterator[list[Any]] = (
+        [None if each is None else str(each) for each in columns[name]] for name in NAME_COLUMNS
+    )
+    for row, key in enumerate(zip(*names, strict=True)):
         if key not in places and key not in failures:
             try:
-                identities.append(identify(*(None if name is None else str(name) for name in key)))
+                identities.append(identify(*key))
                 places[key] = len(identities) - 1
             except RequestError as error:
                 failures[key] = error
