@@ -8,7 +8,7 @@ refused row by row with the error that says why; nothing is guessed unsaid: what
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
