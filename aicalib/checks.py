@@ -14,8 +14,25 @@ from aicalib.models.stack import ArchitectureArrays
 
 Array = NDArray[np.float64]
 
-COUNTS = ("tp", "dp", "ep", "pp", "concurrency", "num_prompts")
+SETTINGS = ("chunked_prefill_size", "max_running_requests", "cuda_graph_max_bs", "scheduler_recv_interval")
+"""Settings of the engine, which takes its own where none is given."""
+
+COUNTS = ("tp", "dp", "ep", "pp", "concurrency", "num_prompts", *SETTINGS)
 """Numbers that are positive and whole."""
+
+MAY_BE_ZERO = ("cuda_graph_max_bs",)
+"""Counts whose zero means without."""
+
+MOST_MONTHS = 240.0
+"""Months from the epoch that no engine version is older or newer than."""
+
+
+def kv_heads_divide(arch: ArchitectureArrays, width: Array) -> NDArray[np.bool_]:
+    """Return whether the KV heads can be split over a width: into equal parts, or into copies of one each."""
+    softmax = arch.full_layers + arch.window_layers > 0
+    even = np.mod(np.maximum(arch.kv_heads, width), np.maximum(np.minimum(arch.kv_heads, width), 1.0)) == 0
+    result: NDArray[np.bool_] = even | ~softmax
+    return result
 
 
 def wrong_numbers(
@@ -34,17 +51,31 @@ def wrong_numbers(
     identities : list of Identity
         One a row, for their names.
     """
-    for name in (*COUNTS, "isl", "osl"):
+    for name in COUNTS:
         value = numbers[name]
-        bad = ~np.isfinite(value) | (value < (1.0 if name in COUNTS else 0.5))
-        if name in COUNTS:
-            bad |= np.nan_to_num(value, posinf=0.5) % 1 != 0
-        what = "a positive whole number" if name in COUNTS else "a positive number of tokens"
+        bad = ~np.isfinite(value) | (value < 1.0) | (np.nan_to_num(value, posinf=0.5) % 1 != 0)
+        if name in SETTINGS:
+            bad &= ~np.isnan(value)
+        if name in MAY_BE_ZERO:
+            bad &= value != 0.0
         for place in np.flatnonzero(bad):
-            yield int(place), InvalidValue(f"{name} {value[place]:g} is not {what}")
-    for name in ("chunked_prefill_size", "max_running_requests"):
-        for place in np.flatnonzero(numbers[name] < 1.0):
-            yield int(place), InvalidValue(f"{name} {numbers[name][place]:g} is not a positive whole number")
+            yield int(place), InvalidValue(f"{name} {value[place]:g} is not a positive whole number")
+    for name in ("isl", "osl"):
+        value = numbers[name]
+        for place in np.flatnonzero(~np.isfinite(value) | (value < 1.0)):
+            yield int(place), InvalidValue(f"{name} {value[place]:g} is not a number of tokens from 1 on")
+    longest = numbers["isl"] + numbers["osl"]
+    for place in np.flatnonzero((arch.max_position > 0) & (longest > arch.max_position)):
+        yield (
+            int(place),
+            InvalidValue(
+                f"isl and osl make {longest[place]:g} tokens; {identities[place].architecture.name} has "
+                f"{arch.max_position[place]:g} positions"
+            ),
+        )
+    month = numbers["engine_month"]
+    for place in np.flatnonzero(np.abs(month) > MOST_MONTHS):
+        yield int(place), InvalidValue(f"engine_month {month[place]:g} is no month of an engine")
     fraction = numbers["mem_fraction"]
     for place in np.flatnonzero((fraction <= 0.0) | (fraction > 1.0)):
         yield int(place), InvalidValue(f"mem_fraction {fraction[place]:g} is not between 0 and 1")
@@ -78,6 +109,13 @@ def wrong_numbers(
             (np.mod(tp, dp) != 0, lambda at: InvalidValue(f"dp {dp[at]:g} does not divide tp {tp[at]:g}")),
             (np.mod(tp, ep) != 0, lambda at: InvalidValue(f"ep {ep[at]:g} does not divide tp {tp[at]:g}")),
             (np.mod(heads, tp / dp) != 0, heads_do_not_divide),
+            (
+                ~kv_heads_divide(arch, tp / dp),
+                lambda at: InvalidValue(
+                    f"tp {tp[at]:g} (dp {dp[at]:g}) neither divides nor is divided by the "
+                    f"{arch.kv_heads[at]:g} KV heads of {model(at)}"
+                ),
+            ),
             (
                 (ep > 1) & ((experts == 0) | (np.mod(experts, ep) != 0)),
                 lambda at: InvalidValue(

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from aicalib.deployment import Identity
-from aicalib.engines import defaults
-from aicalib.engines.releases import ENGINES, newest_version, release_month
+from aicalib.engines import ENGINES, defaults, newest_version, release_month
 from aicalib.errors import InvalidValue, NotCovered, UnknownName, fold
 from aicalib.hardware import Accelerator, get_accelerator
 from aicalib.models import Architecture, get_architecture
@@ -191,7 +190,7 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         "attention": compute_path(quant.fmha, gpu.vendor, gpu.capability, None),
     }
     kv_bits = storage_bits(quant.kvcache)
-    narrow = "fp8_blackwell" if gpu.architecture.startswith("Blackwell") else "fp8"
+    narrow = "fp8_blackwell" if gpu.capability.startswith("10.") else "fp8"
     whole = weight_format(quant.gemm, quant.gemm_variant).whole_model
     return {
         "gemm_bits": storage_bits(quant.gemm, quant.gemm_variant),
@@ -207,6 +206,7 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         "memory_bytes": gpu.memory_bytes,
         **{f"link_{width}_bytes_s": _link(gpu, width) for width in WIDTHS[1:]},
         "is_amd": gpu.vendor == "AMD",
+        "is_a100": gpu.name.startswith("a100"),
         "engine": ENGINES.index(identity.engine),
         "engine_month": identity.engine_month,
         "version": defaults.version_number(identity.engine_version),

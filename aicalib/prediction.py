@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from aicalib.deployment import Deployment, Workload
 from aicalib.physics.memory import Memory, memory
 from aicalib.physics.system import spread_over
+from aicalib.profiles.coefficients import FORMAT_CLASSES
 from aicalib.profiles.profile import Profile, default_profile
-from aicalib.resolve import Batch, options_of, resolve
+from aicalib.resolve import Batch, ask, fits, resolve
 from aicalib.serving.closed import serve
 from aicalib.serving.load import Service
 
@@ -28,7 +29,7 @@ RATES = {"requests_s": "output_tok_s", "output_tok_s_per_gpu": "output_tok_s"}
 """Metrics whose interval is that of another, since they differ by a constant."""
 
 UNSEEN_WIDENING = 2.0
-"""Factor on the logarithm of an interval where no run of the accelerator's generation was fitted."""
+"""Factor on the logarithm of an interval where no run of the engine or format on this capability was fitted."""
 
 
 class Interval(NamedTuple):
@@ -57,8 +58,8 @@ class Prediction:
     fits : ndarray of bool, shape (n,)
         Whether the KV pool holds one request; every number of a row that does not fit is NaN.
     origin : list of str
-        "calibrated", "extrapolated" (no fitted run on this generation of accelerator) or "datasheet"
-        (no fitted run at all), one a row.
+        "calibrated", "extrapolated" (no fitted run of the engine, or of a weight format, on this compute
+        capability) or "datasheet" (no fitted run at all), one a row.
     """
 
     batch: Batch
@@ -76,14 +77,30 @@ class Prediction:
         return Interval(*(np.where(is_median, median, mean) for median, mean in pairs))
 
 
+def evidence_keys(batch: Batch) -> list[set[str]]:
+    """Return for each identity what must have been fitted for its numbers to be called calibrated.
+
+    The engine on that compute capability, and each weight format's class on that capability.
+    """
+    gemm = dict(zip(batch.codes.tolist(), batch.system.gemm_class.tolist(), strict=True))
+    experts = dict(zip(batch.codes.tolist(), batch.system.expert_class.tolist(), strict=True))
+    found = []
+    for code, who in enumerate(batch.identities):
+        at = who.accelerator.capability
+        keys = {f"{who.engine} on {at}"}
+        if code in gemm:
+            keys.add(f"gemm {FORMAT_CLASSES[gemm[code]]} on {at}")
+        if code in experts and who.architecture.moe_layers:
+            keys.add(f"experts {FORMAT_CLASSES[experts[code]]} on {at}")
+        found.append(keys)
+    return found
+
+
 def _origins(batch: Batch, profile: Profile) -> list[str]:
     if not profile.quantiles:
         return ["datasheet"] * batch.codes.size
-    fitted = set(profile.lineage.get("generations", ()))
-    by_identity = [
-        "calibrated" if f"{who.engine} {who.accelerator.architecture}" in fitted else "extrapolated"
-        for who in batch.identities
-    ]
+    fitted = set(profile.lineage.get("evidence", ()))
+    by_identity = ["calibrated" if keys <= fitted else "extrapolated" for keys in evidence_keys(batch)]
     return [by_identity[code] for code in batch.codes]
 
 
@@ -118,20 +135,19 @@ def predict_batch(batch: Batch, profile: Profile) -> Prediction:
     """
     system, load = batch.system, batch.load
     held = memory(system)
-    fits = held.max_total_tokens / system.dp >= load.isl + load.osl
-    tokens = np.where(fits, held.max_total_tokens, np.nan)
+    answered = fits(system, load.isl + load.osl)
+    tokens = np.where(answered, held.max_total_tokens, np.nan)
     service = serve(system, spread_over(system, profile.values), load, tokens)
     output = service.requests_s * load.osl
     mean = {
         "ttft_ms": 1e3 * service.ttft_mean_s,
         "tpot_ms": 1e3 * service.tpot_s,
-        "e2e_ms": 1e3 * service.e2e_s,
+        "e2e_ms": 1e3 * service.e2e_mean_s,
         "requests_s": service.requests_s,
         "output_tok_s": output,
         "output_tok_s_per_gpu": output / system.n_gpus,
     }
-    median_e2e = service.ttft_median_s + (load.osl - 1.0) * service.tpot_s
-    median = {**mean, "ttft_ms": 1e3 * service.ttft_median_s, "e2e_ms": 1e3 * median_e2e}
+    median = {**mean, "ttft_ms": 1e3 * service.ttft_median_s, "e2e_ms": 1e3 * service.e2e_median_s}
     origin = _origins(batch, profile)
     bounds = {metric: _bounds(batch, profile, metric, origin) for metric in METRICS}
 
@@ -141,7 +157,7 @@ def predict_batch(batch: Batch, profile: Profile) -> Prediction:
             for metric, value in values.items()
         }
 
-    return Prediction(batch, profile, with_bounds(mean), with_bounds(median), held, service, fits, origin)
+    return Prediction(batch, profile, with_bounds(mean), with_bounds(median), held, service, answered, origin)
 
 
 def predict(deployment: Deployment, workload: Workload, profile: Profile | None = None) -> Prediction:
@@ -159,10 +175,7 @@ def predict(deployment: Deployment, workload: Workload, profile: Profile | None 
     RequestError
         If the widths or lengths cannot be.
     """
-    batch = resolve(options_of(deployment, workload))
-    for error in batch.refused.values():
-        raise error
-    return predict_batch(batch, profile or default_profile())
+    return predict_batch(ask(deployment, workload), profile or default_profile())
 
 
 def predict_many(frame: pd.DataFrame, profile: Profile | None = None) -> pd.DataFrame:

@@ -9,17 +9,16 @@ refused row by row with the error that says why; nothing is guessed unsaid: what
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.checks import wrong_numbers
+from aicalib.checks import kv_heads_divide, wrong_numbers
 from aicalib.deployment import Deployment, Identity, Workload
-from aicalib.engines import defaults
-from aicalib.engines.releases import ENGINES
-from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName
+from aicalib.engines import ENGINES, defaults
+from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName, fold
 from aicalib.identify import WIDTHS, identify, numbers_of
 from aicalib.models.stack import ArchitectureArrays, stack
 from aicalib.physics.memory import memory
@@ -39,10 +38,17 @@ NUMBER_COLUMNS = (
 )  # fmt: skip
 """Columns of numbers; NaN or None where not given."""
 
+FLAG_COLUMNS = ("lockstep", "warmed_up")
+"""Columns of yes or no."""
+
+YES_OR_NO = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False,
+             "0.0": False}  # fmt: skip
+
 NAME_NUMBERS = (
     "gemm_bits", "expert_bits", "kv_bits", "table_bits", "gemm_peak_flops_s", "expert_peak_flops_s",
     "attention_peak_flops_s", "gemm_class", "expert_class", "kv_class", "attention_class",
     "bandwidth_bytes_s", "memory_bytes", "link_2_bytes_s", "link_4_bytes_s", "link_8_bytes_s", "is_amd",
+    "is_a100",
     "engine", "engine_month", "version", "gpus_together",
 )  # fmt: skip
 """What `numbers_of` gives for one identity."""
@@ -106,8 +112,9 @@ class Batch:
     def deployment(self, index: int) -> Deployment:
         """Return one resolved row as an object."""
         s = self.system
+        who = replace(self.identities[self.codes[index]], engine_month=float(s.engine_month[index]))
         return Deployment(
-            identity=self.identities[self.codes[index]],
+            identity=who,
             tp=int(s.tp[index]),
             dp=int(s.dp[index]),
             ep=int(s.ep[index]),
@@ -134,11 +141,19 @@ class Batch:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value != value or value == ""
+    """Tell whether a cell is empty: None, NaN, pandas' NA or an empty text."""
+    if value is None or (isinstance(value, str) and not value):
+        return True
+    try:
+        return bool(value != value)
+    except TypeError:  # NA compares to NA
+        return True
+    except ValueError:  # an array is no empty cell; it is refused as what it should be
+        return False
 
 
 def _columns(options: Mapping[str, Sequence[Any]], n: int) -> dict[str, list[Any]]:
-    known = {*NAME_COLUMNS, *NUMBER_COLUMNS, "load", "lockstep", "warmed_up"}
+    known = {*NAME_COLUMNS, *NUMBER_COLUMNS, *FLAG_COLUMNS, "load"}
     for name in options:
         if name not in known:
             raise UnknownName("option", name, known)
@@ -146,6 +161,35 @@ def _columns(options: Mapping[str, Sequence[Any]], n: int) -> dict[str, list[Any
         name: [DEFAULTS.get(name) if _missing(value) else value for value in options.get(name, [None] * n)]
         for name in known
     }
+
+
+def _flag_arrays(
+    columns: dict[str, list[Any]], refused: dict[int, RequestError]
+) -> dict[str, NDArray[np.bool_]]:
+    arrays = {}
+    for name in FLAG_COLUMNS:
+        values = np.zeros(len(columns[name]), dtype=np.bool_)
+        for row, value in enumerate(columns[name]):
+            meaning = YES_OR_NO.get(str(value).lower())
+            if meaning is None:
+                refused.setdefault(row, InvalidValue(f"{name} '{value}' is neither yes nor no"))
+            else:
+                values[row] = meaning
+        arrays[name] = values
+    return arrays
+
+
+def _loads(columns: dict[str, list[Any]], refused: dict[int, RequestError]) -> NDArray[np.bool_]:
+    """Return whether each load is a static batch; refuse those that are not computed, by name."""
+    known = {fold(name): name for name in LOADS}
+    static = np.zeros(len(columns["load"]), dtype=np.bool_)
+    for row, value in enumerate(columns["load"]):
+        load = known.get(fold(str(value)))
+        if load is None:
+            message = f"load '{value}' is not covered yet; covered are {', '.join(LOADS)}"
+            refused.setdefault(row, NotCovered(message, LOADS))
+        static[row] = load == "static_batch"
+    return static
 
 
 def _number_arrays(columns: dict[str, list[Any]], refused: dict[int, RequestError]) -> dict[str, Array]:
@@ -161,35 +205,6 @@ def _number_arrays(columns: dict[str, list[Any]], refused: dict[int, RequestErro
                 refused.setdefault(row, InvalidValue(f"{name} '{value}' is not a number"))
         arrays[name] = values
     return arrays
-
-
-def options_of(deployment: Deployment, workload: Workload) -> dict[str, list[Any]]:
-    """Return a deployment and a workload as columns of options with one row."""
-    who = deployment.identity
-    quant = who.quant.to_mapping()
-    dense = who.architecture.moe_layers == 0
-    options = {
-        "model": who.architecture.name,
-        "gpu": who.accelerator.name,
-        "gemm": quant["gemm"],
-        "kv": quant["kvcache"],
-        "fmha": quant["fmha"],
-        "moe": None if dense else quant["moe"],
-        "engine": who.engine,
-        "engine_version": who.engine_version,
-        "engine_month": who.engine_month,
-        "tp": deployment.tp,
-        "dp": deployment.dp,
-        "ep": deployment.ep,
-        "pp": deployment.pp,
-        "mem_fraction": deployment.memory_fraction,
-        "chunked_prefill_size": deployment.chunk_tokens,
-        "max_running_requests": deployment.max_running,
-        "cuda_graph_max_bs": deployment.graph_max_batch,
-        "scheduler_recv_interval": deployment.poll_interval,
-        **workload.as_dict(),
-    }
-    return {name: [value] for name, value in options.items()}
 
 
 class _Rows(NamedTuple):
@@ -233,14 +248,53 @@ def resolve(options: Mapping[str, Sequence[Any]], rows: int | None = None) -> Ba
     n = rows if rows is not None else max((len(values) for values in options.values()), default=1)
     columns = _columns(options, n)
     refused: dict[int, RequestError] = {}
-    numbers = _number_arrays(columns, refused)
     identities, codes = _identities(columns, n, refused)
-    for row, load in enumerate(columns["load"]):
-        if load not in LOADS:
-            message = f"load '{load}' is not covered yet; covered are {', '.join(LOADS)}"
-            refused.setdefault(row, NotCovered(message, LOADS))
+    return _resolve_numbers(columns, identities, codes, refused)
 
-    named = np.array([row for row in range(n) if row not in refused], dtype=np.intp)
+
+def ask(deployment: Deployment, workload: Workload, **changed: Any) -> Batch:
+    """Return a deployment and a workload as a batch of one.
+
+    Parameters
+    ----------
+    deployment : Deployment
+    workload : Workload
+    **changed
+        Numbers to take instead, by the names of their options; None lets the engine choose.
+
+    Raises
+    ------
+    RequestError
+        If the widths, lengths or settings cannot be.
+    """
+    options = {
+        "tp": deployment.tp,
+        "dp": deployment.dp,
+        "ep": deployment.ep,
+        "pp": deployment.pp,
+        "mem_fraction": deployment.memory_fraction,
+        "chunked_prefill_size": deployment.chunk_tokens,
+        "max_running_requests": deployment.max_running,
+        "cuda_graph_max_bs": deployment.graph_max_batch,
+        "scheduler_recv_interval": deployment.poll_interval,
+        **workload.as_dict(),
+        **changed,
+    }
+    columns = _columns({name: [value] for name, value in options.items()}, 1)
+    batch = _resolve_numbers(columns, [deployment.identity], np.zeros(1, dtype=np.intp), {})
+    for error in batch.refused.values():
+        raise error
+    return batch
+
+
+def _resolve_numbers(
+    columns: dict[str, list[Any]], identities: list[Identity], codes: Codes, refused: dict[int, RequestError]
+) -> Batch:
+    """Resolve the numbers of rows whose names are known or refused."""
+    numbers = _number_arrays(columns, refused)
+    flags = _flag_arrays(columns, refused)
+    static = _loads(columns, refused)
+    named = np.array([row for row in range(codes.size) if row not in refused], dtype=np.intp)
     known = [numbers_of(each) for each in identities]
     of_name = {name: np.array([row[name] for row in known], dtype=float) for name in NAME_NUMBERS}
     asked = _Rows(
@@ -254,16 +308,16 @@ def resolve(options: Mapping[str, Sequence[Any]], rows: int | None = None) -> Ba
         refused.setdefault(int(named[place]), error)
     good = np.array([place for place, row in enumerate(named) if int(row) not in refused], dtype=np.intp)
     final, answered = filled.take(good), named[good]
-    load_arrays = Load(
+    load = Load(
         isl=final.numbers["isl"],
         osl=final.numbers["osl"],
         concurrency=final.numbers["concurrency"],
         num_prompts=final.numbers["num_prompts"],
-        lockstep=np.array([columns["lockstep"][row] for row in answered], dtype=np.bool_),
-        warmed_up=np.array([columns["warmed_up"][row] for row in answered], dtype=np.bool_),
-        static=np.array([columns["load"][row] == "static_batch" for row in answered], dtype=np.bool_),
+        lockstep=flags["lockstep"][answered],
+        warmed_up=flags["warmed_up"][answered],
+        static=static[answered],
     )
-    return Batch(answered, identities, codes[answered], _system(final), load_arrays, refused)
+    return Batch(answered, identities, codes[answered], _system(final), load, refused)
 
 
 def _identities(
@@ -304,7 +358,9 @@ def _system(rows: _Rows) -> System:
     )
     where = (sized["version"], sized["memory_bytes"], tp, numbers["dp"], numbers["pp"])
     on_vllm = sized["engine"] == ENGINES.index("vllm")
-    both = zip(defaults.vllm(asked, *where), defaults.sglang(asked, *where), strict=True)
+    both = zip(
+        defaults.vllm(asked, *where[:2], sized["is_a100"] > 0), defaults.sglang(asked, *where), strict=True
+    )
     settings = defaults.Settings(*(np.where(on_vllm, vllm, sglang) for vllm, sglang in both))
     given_month = numbers["engine_month"]
     return System(
@@ -367,6 +423,7 @@ def smallest_tp(rows: _Rows) -> Array:
         tp = np.full_like(best, width)
         possible = (np.mod(heads, tp / numbers["dp"]) == 0) & (np.mod(tp, numbers["dp"]) == 0)
         possible &= (np.mod(tp, numbers["ep"]) == 0) & (tp <= rows.sized["gpus_together"])
+        possible &= kv_heads_divide(rows.arch, tp / numbers["dp"])
         holds = fits(_system(rows.with_numbers(tp=tp)), numbers["isl"] + numbers["osl"])
         best = np.where(possible & (holds | (best < width)), width, best)
     return best
@@ -386,11 +443,16 @@ def question(**options: Any) -> tuple[Deployment, Workload]:
     return batch.deployment(0), batch.workload(0)
 
 
-def smallest_fitting_tp(batch: Batch, index: int) -> int | None:
-    """Return the smallest width of one node on which a resolved row fits, None where there is none."""
+def smallest_fitting_tp(deployment: Deployment, workload: Workload) -> int | None:
+    """Return the smallest width of one node on which a deployment fits, None where there is none."""
+    chosen_by_engine = dict.fromkeys(
+        ("mem_fraction", "chunked_prefill_size", "max_running_requests", "cuda_graph_max_bs")
+    )
     for width in WIDTHS:
-        asked = options_of(batch.deployment(index), batch.workload(index))
-        trial = resolve(asked | {"tp": [width], "mem_fraction": [None]})
-        if trial.rows.size and fits(trial.system, trial.load.isl + trial.load.osl).all():
+        try:
+            trial = ask(deployment, workload, **{**chosen_by_engine, "tp": width})
+        except RequestError:
+            continue  # a width that does not divide
+        if fits(trial.system, trial.load.isl + trial.load.osl).all():
             return width
     return None

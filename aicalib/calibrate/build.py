@@ -16,9 +16,9 @@ from aicalib.calibrate.runs import Runs, as_runs
 from aicalib.calibrate.score import Score, score
 from aicalib.calibrate.validate import cross_validate
 from aicalib.errors import InvalidValue
-from aicalib.physics.memory import memory
-from aicalib.prediction import Interval, predict_batch
+from aicalib.prediction import Interval, evidence_keys, predict_batch
 from aicalib.profiles.profile import METRICS, PHYSICS, Profile, uncalibrated
+from aicalib.resolve import fits
 
 Array = NDArray[np.float64]
 
@@ -116,6 +116,21 @@ def _left_out_predictions(runs: Runs, profiles: list[Profile], fold: NDArray[np.
     return values
 
 
+def _quantiles(logs: Array) -> tuple[float, float]:
+    low, high = np.nanquantile(logs, QUANTILES)
+    return round(float(low), 4), round(float(high), 4)
+
+
+def _nested_bounds(logs: Array, fold: NDArray[np.intp]) -> tuple[Array, Array]:
+    """Return for each run the quantiles of the other folds' residuals, so that coverage is not its own judge."""
+    low, high = np.full(logs.size, np.nan), np.full(logs.size, np.nan)
+    for number in set(fold.tolist()):
+        others = logs[fold != number]
+        if np.isfinite(others).any():
+            low[fold == number], high[fold == number] = _quantiles(others)
+    return low, high
+
+
 def calibrate(
     records: Iterable[Mapping[str, Any]], name: str = "default", tick: Callable[[], None] = lambda: None
 ) -> Calibration:
@@ -141,8 +156,7 @@ def calibrate(
     """
     kept, left_out = usable(records)
     runs = _without_ttft(as_runs(kept))
-    system, load = runs.batch.system, runs.batch.load
-    held = memory(system).max_total_tokens / system.dp >= load.isl + load.osl
+    held = fits(runs.batch.system, runs.batch.load.isl + runs.batch.load.osl)
     has_latency = np.isfinite(runs.measured["tpot_ms"]) | np.isfinite(runs.measured["ttft_ms"])
     runs = runs.take(np.flatnonzero(held & has_latency))
     groups = {group[1:] for group in runs.groups}
@@ -159,28 +173,27 @@ def calibrate(
     final = fit(runs)
     tick()
 
-    engines = [group[0] for group in runs.groups]
+    engines = np.array([group[0] for group in runs.groups], dtype=object)
     scoreboard: list[Scoreboard] = []
     quantiles: dict[str, dict[str, tuple[float, float]]] = {}
     for engine in sorted(set(engines)):
-        chosen = np.array([each == engine for each in engines])
         quantiles[engine] = {}
         for metric in METRICS:
-            measured = np.where(chosen, runs.measured[metric], np.nan)
+            measured = np.where(engines == engine, runs.measured[metric], np.nan)
             logs = np.log(measured / calibrated[metric])
-            logs = logs[np.isfinite(logs)]
-            if not logs.size:
+            if not np.isfinite(logs).any():
                 continue
-            low, high = np.quantile(logs, QUANTILES)
-            quantiles[engine][metric] = (round(float(low), 4), round(float(high), 4))
-            before, count = _group_median(runs, metric, physics[metric], chosen)
-            after, _ = _group_median(runs, metric, calibrated[metric], chosen)
+            quantiles[engine][metric] = _quantiles(logs)
+            low, high = _nested_bounds(logs, validation.fold)
+            before, count = _group_median(runs, metric, physics[metric], engines == engine)
+            after, _ = _group_median(runs, metric, calibrated[metric], engines == engine)
+            ends = (calibrated[metric] * np.exp(low), calibrated[metric] * np.exp(high))
             scoreboard.append(
                 Scoreboard(
                     engine,
                     metric,
                     score(measured, physics[metric]),
-                    score(measured, calibrated[metric]),
+                    score(measured, calibrated[metric], *ends),
                     before,
                     after,
                     count,
@@ -190,10 +203,8 @@ def calibrate(
     digest = hashlib.sha256(
         json.dumps([PHYSICS, [f"{value:.6g}" for value in final.values], fitted["run_id"]]).encode()
     )
-    generations = {
-        f"{who.engine} {who.accelerator.architecture}"
-        for who in (runs.batch.identities[code] for code in runs.batch.codes)
-    }
+    used = set(runs.batch.codes.tolist())
+    evidence = set().union(*(keys for code, keys in enumerate(evidence_keys(runs.batch)) if code in used))
     profile = Profile(
         name=name,
         version=digest.hexdigest()[:8],
@@ -206,7 +217,7 @@ def calibrate(
             f"{int(validation.fold.max()) + 1} folds over whole (model family x GPU) groups",
             "runs": int(runs.batch.rows.size),
             "groups": len(groups),
-            "generations": sorted(generations),
+            "evidence": sorted(evidence),
             "left_out_by_flag": left_out,
             "remarks": final.remarks,
             "scoreboard": [scoreboard_dict(each) for each in scoreboard],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aicalib.calibrate.records import with_run_ids
 from aicalib.calibrate.runs import Runs, as_runs
 from aicalib.calibrate.score import Score, score
 from aicalib.prediction import Prediction, predict_batch
@@ -107,7 +108,7 @@ def evaluate(records: Iterable[Mapping[str, Any]], profile: Profile) -> Evaluati
     Parameters
     ----------
     records : iterable of mapping
-        Runs in the runs format.
+        Runs in the runs format; a `run_id` is computed from the content where there is none.
     profile : Profile
         Not changed.
 
@@ -115,7 +116,7 @@ def evaluate(records: Iterable[Mapping[str, Any]], profile: Profile) -> Evaluati
     -------
     Evaluation
     """
-    runs = as_runs(records)
-    known = set(profile.fitted.get("src_ref", [])) - {None}
-    seen = np.array([record.get("src_ref") in known for record in runs.answered], dtype=bool)
+    runs = as_runs(with_run_ids(records))
+    known = set(profile.fitted.get("run_id", [])) - {None}
+    seen = np.array([record["run_id"] in known for record in runs.answered], dtype=bool)
     return Evaluation(profile.label, runs, predict_batch(runs.batch, profile), seen)

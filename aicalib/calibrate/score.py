@@ -46,9 +46,10 @@ def score(measured: Array, predicted: Array, low: Array | None = None, high: Arr
     relative = predicted[counts] / measured[counts] - 1.0
     error = np.abs(relative)
     covered = None
-    if low is not None and high is not None and np.isfinite(low[counts]).all():
-        inside = (measured[counts] >= low[counts]) & (measured[counts] <= high[counts])
-        covered = float(inside.mean())
+    if low is not None and high is not None:
+        bounded = counts & np.isfinite(low) & np.isfinite(high)
+        inside = (measured[bounded] >= low[bounded]) & (measured[bounded] <= high[bounded])
+        covered = float(inside.mean()) if bounded.any() else None
     return Score(
         n=n,
         median_ape=float(np.median(error)),

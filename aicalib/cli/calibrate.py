@@ -75,6 +75,13 @@ def evaluate(
     rows: Annotated[
         Path | None, typer.Option("--rows", help="Write one JSON line a run and metric here.")
     ] = None,
+    model: Annotated[str | None, typer.Option(help="Model, where a file lacks it.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Accelerator, where a file lacks it.")] = None,
+    tp: Annotated[
+        int | None, typer.Option(min=1, help="Tensor-parallel width, where a file lacks it.")
+    ] = None,
+    weight_quant: Annotated[str | None, typer.Option("--gemm", help="Format of the weights.")] = None,
+    kv_dtype: Annotated[str | None, typer.Option("--kv", help="Format of the KV cache.")] = None,
     db: Db = None,
     json: Json = False,
 ) -> None:
@@ -83,10 +90,13 @@ def evaluate(
 
     from aicalib.calibrate.evaluate import evaluate as score_runs
     from aicalib.calibrate.records import read_runs
+    from aicalib.cli.context import canonical, spelled_as_in
     from aicalib.errors import InvalidValue
     from aicalib.report.scores import evaluation_rows, refusal_rows
 
-    records, rejected = read_runs(files)
+    given = {"model": model, "gpu": gpu, "tp": tp, "weight_quant": weight_quant, "kv_dtype": kv_dtype}
+    context = canonical({name: value for name, value in given.items() if value is not None})
+    records, rejected = read_runs((file, spelled_as_in(file, context)) for file in files)
     if not records:
         lines = "; ".join(f"line {each['line']}: {each['reason']}" for each in rejected[:3])
         raise InvalidValue(f"no run in {', '.join(map(str, files))}: {lines}")

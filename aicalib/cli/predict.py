@@ -34,6 +34,9 @@ def predict(
     num_prompts: Annotated[
         int | None, typer.Option(help="Requests of the benchmark. Default: 10 x concurrency.")
     ] = None,
+    request_rate: Annotated[
+        float | None, typer.Option(help="Requests a second of an open loop; not covered yet.")
+    ] = None,
     load: Annotated[str, typer.Option(help="closed or static_batch.")] = "closed",
     lockstep: Annotated[bool, typer.Option(help="All requests have the same lengths.")] = False,
     mem_fraction: Annotated[float | None, typer.Option(help="The engine's memory fraction.")] = None,
@@ -56,7 +59,8 @@ def predict(
     options = {
         "model": model, "gpu": gpu, "gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe, "tp": tp, "pp": pp,
         "dp": dp, "ep": ep, "engine": engine, "engine_version": engine_version, "isl": isl, "osl": osl,
-        "concurrency": concurrency, "num_prompts": num_prompts, "load": load, "lockstep": lockstep,
+        "concurrency": concurrency, "num_prompts": num_prompts, "lockstep": lockstep,
+        "load": load if request_rate is None else "open",
         "mem_fraction": mem_fraction, "chunked_prefill_size": chunked_prefill_size,
         "max_running_requests": max_running_requests,
     }  # fmt: skip

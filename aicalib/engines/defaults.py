@@ -68,12 +68,13 @@ def sglang(
     -----
     The memory fraction is (M - reserved) / M with M in MiB. From 0.5.4 on reserved is 512 + 1.5 max(chunk,
     2048) + tp pp / 8 1024 + 2 graph_max_batch, + 3 graph_max_batch dp under attention data parallelism, and
-    from 0.5.10 on at least 10 GiB on GPUs above 60 GiB. 0.5.0 to 0.5.3 keep back 2.8, 9.5, 12 or 32 GiB by
-    size plus half a GiB a GPU; before, constants by width.
+    at least 10 GiB on GPUs above 60 GiB; what prefill graphs and vision towers add is left out. 0.5.0 to 0.5.3
+    keep back 2.8, 9.5, 12 or 32 GiB by size plus half a GiB a GPU; before, constants by width.
     """
     mib = memory_bytes / MIB
     wide = tp >= 4
     chunk: Array = np.select([mib < 20480, mib < 61440, mib < 163840], [2048.0, 4096.0, 8192.0], 16384.0)
+    chunk = np.where((mib < 35840) & ~_at_least(version, "0.5.10"), 2048.0, chunk)
     chunk = np.where(~_at_least(version, "0.5.4"), np.where(mib < 25000, 2048.0, 8192.0), chunk)
     chunk_tokens = _given(settings.chunk_tokens, chunk)
     graph = np.select(
@@ -82,7 +83,10 @@ def sglang(
          np.where(wide, 512.0, 256.0)],
         512.0,
     )  # fmt: skip
-    graph = np.where(~_at_least(version, "0.5.2"), np.where((mib < 25000) & ~wide, 8.0, 160.0), graph)
+    small = (mib >= 20480) & (mib < 35840) & ~_at_least(version, "0.5.10")
+    graph = np.where(small, np.where(wide, 80.0, 16.0), graph)
+    early_graph = np.where(mib < 25000, np.where(wide, 80.0, 8.0), 160.0)
+    graph = np.where(~_at_least(version, "0.5.2"), early_graph, graph)
     max_running = _given(settings.max_running, np.full_like(mib, 2048.0))
     graph_max_batch = _given(settings.graph_max_batch, np.minimum(graph, max_running))
 
@@ -92,8 +96,7 @@ def sglang(
         3.0 * graph_max_batch * dp + np.where(graph_max_batch > 300, 1.5 * graph_max_batch * dp, 0.0),
         0.0,
     )
-    floor = _at_least(version, "0.5.10") & (mib > 60 * 1024)
-    recent = (mib - np.where(floor, np.maximum(reserved, 10240.0), reserved)) / mib
+    recent = (mib - np.where(mib > 60 * 1024, np.maximum(reserved, 10240.0), reserved)) / mib
     n = tp * pp
     by_size = np.select(
         [mib < 35 * 1024, mib < 90 * 1024, mib < 160 * 1024],
@@ -115,26 +118,29 @@ def sglang(
     )
 
 
-def vllm(
-    settings: Settings, version: Array, memory_bytes: Array, tp: Array, dp: Array, pp: Array
-) -> Settings:
+def vllm(settings: Settings, version: Array, memory_bytes: Array, is_a100: NDArray[np.bool_]) -> Settings:
     """Fill in what `vllm serve` takes by itself.
 
-    Parameters as for `sglang`.
+    Parameters
+    ----------
+    settings, version, memory_bytes
+        As for `sglang`.
+    is_a100 : ndarray of bool, shape (n,)
+        The A100 takes the small steps of smaller GPUs.
 
     Notes
     -----
-    Tokens per step and running requests by memory: from 160 GiB 16384 and 1024, from 70 GiB 8192 and 1024,
-    else 2048 and 256. Memory utilization 0.92 from 0.33 on, before 0.9. Graphs up to 512.
+    Tokens per step and running requests by memory: from 160 GiB 16384 and 1024, from 70 GiB 8192 and 1024
+    (not on an A100), else 2048 and 256. Memory utilization 0.92 from 0.33 on, before 0.9. Graphs up to 512.
+    The scheduler looks for requests at every step; the interval is a flag of SGLang alone.
     """
     gib = memory_bytes / 2.0**30
-    max_running = _given(settings.max_running, np.where(gib >= 70, 1024.0, 256.0))
+    large = (gib >= 70) & ~is_a100
+    max_running = _given(settings.max_running, np.where(large, 1024.0, 256.0))
     return Settings(
         memory_fraction=_given(settings.memory_fraction, np.where(_at_least(version, "0.33.0"), 0.92, 0.9)),
-        chunk_tokens=_given(
-            settings.chunk_tokens, np.select([gib >= 160, gib >= 70], [16384.0, 8192.0], 2048.0)
-        ),
+        chunk_tokens=_given(settings.chunk_tokens, np.select([gib >= 160, large], [16384.0, 8192.0], 2048.0)),
         max_running=max_running,
         graph_max_batch=_given(settings.graph_max_batch, np.minimum(512.0, max_running)),
-        poll_interval=_given(settings.poll_interval, np.ones_like(gib)),
+        poll_interval=np.ones_like(gib),
     )

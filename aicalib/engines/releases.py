@@ -14,9 +14,7 @@ from functools import cache
 from importlib.resources import files
 
 from aicalib.errors import InvalidValue, UnknownName
-
-ENGINES = ("sglang", "vllm", "trtllm")
-"""The engines, in the order of their codes in arrays."""
+from aicalib.physics.system import ENGINES
 
 EPOCH = date(2024, 1, 1)
 """Months are counted from here."""

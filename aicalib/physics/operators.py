@@ -14,48 +14,53 @@ from aicalib.models.stack import ArchitectureArrays
 Array = NDArray[np.float64]
 
 
-def softmax_projections(arch: ArchitectureArrays) -> Array:
-    """Weights of the query, key, value and output products of MHA, GQA and MQA layers, all layers.
+def softmax_projections(arch: ArchitectureArrays, width: Array) -> Array:
+    """Return the weights of query, key, value and output products of MHA, GQA and MQA on one rank, all layers.
 
-    Per layer h (n_q d (1 + gate) + n_kv (d + d_v)) + n_q d_v h, with an output gate that doubles the query.
+    Per layer h (n_q d (1 + gate) + n_q d_v) / w + h n_kv (d + d_v) / min(w, n_kv): an output gate doubles the
+    query, and KV heads are never split below one.
     """
     query = arch.heads * arch.head_dim * (1.0 + arch.attention_gate)
-    key_value = arch.kv_heads * (arch.head_dim + arch.v_head_dim)
     output = arch.heads * arch.v_head_dim
+    key_value = arch.kv_heads * (arch.head_dim + arch.v_head_dim)
+    kv_ranks = np.maximum(np.minimum(width, arch.kv_heads), 1.0)
     layers = arch.full_layers + arch.window_layers
-    return layers * arch.hidden_size * (query + key_value + output)
+    return layers * arch.hidden_size * ((query + output) / width + key_value / kv_ranks)
 
 
-def latent_projections(arch: ArchitectureArrays) -> tuple[Array, Array]:
-    """Weights of multi-head latent attention (MLA): those split over ranks and those every rank holds.
+def latent_projections(arch: ArchitectureArrays, width: Array) -> Array:
+    """Return the weights of multi-head latent attention (MLA) on one rank, all layers.
 
-    Returns
-    -------
-    split, replicated : ndarray, shape (n,)
-        Up-projections and output are split by heads; the down-projections to the latents (and the
-        indexer of sparse attention) are held whole by every rank.
+    Up-projections and output are split by heads; the down-projections to the latents, and the indexer of
+    sparse attention, are held whole by every rank.
     """
     query_key = arch.qk_nope_head_dim + arch.qk_rope_head_dim
-    has_query_latent = arch.q_lora_rank > 0
-    query_in = np.where(has_query_latent, arch.q_lora_rank, arch.hidden_size)
+    query_in = np.where(arch.q_lora_rank > 0, arch.q_lora_rank, arch.hidden_size)
     split = arch.heads * (
         query_in * query_key
         + arch.kv_lora_rank * (arch.qk_nope_head_dim + arch.v_head_dim)
         + arch.v_head_dim * arch.hidden_size
     )
-    replicated = arch.hidden_size * (arch.q_lora_rank + arch.kv_lora_rank + arch.qk_rope_head_dim)
+    whole = arch.hidden_size * (arch.q_lora_rank + arch.kv_lora_rank + arch.qk_rope_head_dim)
     indexer = arch.q_lora_rank * arch.index_heads * arch.index_head_dim + arch.hidden_size * (
         arch.index_head_dim + arch.index_heads
     )
-    return arch.mla_layers * split, arch.mla_layers * replicated + arch.sparse_layers * indexer
+    return arch.mla_layers * (split / width + whole) + arch.sparse_layers * indexer
 
 
-def linear_projections(arch: ArchitectureArrays) -> Array:
-    """Weights of gated-delta-net layers: inputs, gates and output, all layers."""
+def linear_projections(arch: ArchitectureArrays, width: Array) -> Array:
+    """Return the weights of gated-delta-net layers on one rank: inputs, gates and output, all layers."""
     keys = arch.linear_key_heads * arch.linear_key_head_dim
     values = arch.linear_value_heads * arch.linear_value_head_dim
     per_layer = arch.hidden_size * (2 * keys + 2 * values + 2 * arch.linear_value_heads + values)
-    return arch.linear_layers * per_layer
+    return arch.linear_layers * per_layer / width
+
+
+def attention_projections(arch: ArchitectureArrays, width: Array) -> Array:
+    """Return the weights of all attention layers' products on one of `width` ranks."""
+    return (
+        softmax_projections(arch, width) + latent_projections(arch, width) + linear_projections(arch, width)
+    )
 
 
 def dense_ffn(arch: ArchitectureArrays) -> Array:

@@ -19,6 +19,9 @@ from aicalib.profiles.coefficients import (
     position,
 )
 
+ENGINES = ("sglang", "vllm", "trtllm")
+"""The engines, in the order of their codes."""
+
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
@@ -48,7 +51,7 @@ class System:
         Widths as the engine's flags give them: `tp` is the width of one instance including its
         attention-data-parallel ranks `dp`; `ep` splits whole experts over the `tp` ranks.
     engine : ndarray of int, shape (n,)
-        Index into `aicalib.engines.ENGINES`.
+        Index into `ENGINES`.
     engine_month : ndarray, shape (n,)
         Age of the engine version in months from its epoch.
     memory_fraction : ndarray, shape (n,)
@@ -96,6 +99,12 @@ class System:
     def n_gpus(self) -> Array:
         """GPUs of one instance: tp x pp, shape (n,)."""
         return self.tp * self.pp
+
+    @property
+    def on_vllm(self) -> NDArray[np.bool_]:
+        """Whether the engine is vLLM, shape (n,)."""
+        result: NDArray[np.bool_] = self.engine == ENGINES.index("vllm")
+        return result
 
     def take(self, rows: Codes) -> System:
         """Return the deployments of some rows, in that order."""
@@ -171,7 +180,7 @@ def spread_over(system: System, values: Array) -> Coefficients:
 
     age = np.minimum(system.engine_month, NEWEST_MONTH) - REFERENCE_MONTH
     aged = one("monthly_speedup") ** -age
-    on_vllm = system.engine == 1
+    on_vllm = system.on_vllm
     decode = aged * np.where(on_vllm, one("vllm_layer"), 1.0)
     prefill = aged * np.where(on_vllm, one("vllm_prefill_launch"), 1.0)
     return Coefficients(

@@ -99,31 +99,31 @@ class Profile:
         """
         try:
             document = json.loads(text)
-            schema, physics = document["schema"], document["physics"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidValue(f"{origin} is not a profile: {error}") from error
-        if schema != SCHEMA or physics != PHYSICS:
-            raise InvalidValue(
-                f"{origin} has schema {schema} and physics {physics}; this version reads schema {SCHEMA} and "
-                f"physics {PHYSICS}: calibrate again",
-                ["aicalib calibrate"],
+            found = document["schema"], document["physics"]
+            if found != (SCHEMA, PHYSICS):
+                raise InvalidValue(
+                    f"{origin} has schema {found[0]} and physics {found[1]}; this version reads schema {SCHEMA} "
+                    f"and physics {PHYSICS}: calibrate again",
+                    ["aicalib calibrate"],
+                )
+            entries = document["coefficients"]
+            names = [each.name for each in all_coefficients()]
+            if sorted(entries) != sorted(names):
+                raise InvalidValue(f"{origin} has other coefficients than this version; calibrate again")
+            return Profile(
+                name=str(document["name"]),
+                version=str(document["version"]),
+                values=np.array([float(entries[name]["value"]) for name in names]),
+                deviations=np.array([float(entries[name]["log_deviation"]) for name in names]),
+                quantiles={
+                    engine: {metric: (float(low), float(high)) for metric, (low, high) in metrics.items()}
+                    for engine, metrics in document["quantiles"].items()
+                },
+                fitted=dict(document["fitted"]),
+                lineage=dict(document["lineage"]),
             )
-        entries = document["coefficients"]
-        names = [each.name for each in all_coefficients()]
-        if sorted(entries) != sorted(names):
-            raise InvalidValue(f"{origin} has other coefficients than this version; calibrate again")
-        return Profile(
-            name=document["name"],
-            version=document["version"],
-            values=np.array([entries[name]["value"] for name in names]),
-            deviations=np.array([entries[name]["log_deviation"] for name in names]),
-            quantiles={
-                engine: {metric: (pair[0], pair[1]) for metric, pair in metrics.items()}
-                for engine, metrics in document["quantiles"].items()
-            },
-            fitted=document["fitted"],
-            lineage=document["lineage"],
-        )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidValue(f"{origin} is not a profile: {error!r}") from error
 
 
 def uncalibrated() -> Profile:
@@ -157,4 +157,4 @@ def load_profile(name_or_path: str | None) -> Profile:
         raise InvalidValue(
             f"no profile '{name_or_path}': neither a file nor a known name", ["default", "priors"]
         )
-    return Profile.from_json(path.read_text(), str(path))
+    return Profile.from_json(path.read_text(errors="replace"), str(path))

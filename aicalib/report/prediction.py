@@ -12,7 +12,7 @@ from aicalib.physics.memory import GIB
 from aicalib.physics.steps import Operator, Step, decode_step, prefill_step
 from aicalib.physics.system import spread_over
 from aicalib.prediction import METRICS, Prediction, predict_batch
-from aicalib.profiles.profile import Profile, uncalibrated
+from aicalib.profiles.profile import uncalibrated
 from aicalib.resolve import smallest_fitting_tp
 from aicalib.serving.closed import captured_batch
 
@@ -41,6 +41,10 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
     if not deployment.identity.architecture.hf_id:
         asked["config"] = deployment.identity.architecture.source
     pool = float(held.kv_pool_bytes[index])
+    holds = int(held.max_total_tokens[index] // (workload.isl + workload.osl))
+    if fits and holds < workload.concurrency:
+        waiting = f"the KV pool holds {holds} of {workload.concurrency} whole requests; others wait in line"
+        asked["notes"] = [*deployment.identity.notes, waiting]
     found: dict[str, Any] = {
         "deployment": asked,
         "workload": workload.as_dict(),
@@ -65,13 +69,13 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
             "graphs_gib": float(held.graph_bytes[index]) / GIB,
             "reserve_gib": max(float(held.reserve_bytes[index]), 0.0) / GIB,
             "max_total_tokens": int(held.max_total_tokens[index]),
-            "max_concurrency": int(held.max_total_tokens[index] // (workload.isl + workload.osl)),
+            "max_concurrency": holds,
         },
         "breakdown": _breakdown(prediction, index) if fits else [],
     }
     if not fits:
         gpu = deployment.identity.accelerator
-        smallest = smallest_fitting_tp(batch, index)
+        smallest = smallest_fitting_tp(deployment, workload)
         need = float(held.weights_bytes[index]) / GIB
         found["reason"] = (
             f"{need:.1f} GiB of weights a GPU with tp {deployment.tp} leave no room for a request in the "
@@ -87,16 +91,21 @@ def _bound(operator: Operator) -> str:
     return "compute" if operator.compute_s[0] > operator.memory_s[0] else "memory"
 
 
+KERNEL_ONLY = {"attention": "kernel-fit", "all-reduce": "kernel-fit", "element-wise": "datasheet"}
+"""Operators whose coefficients no fit moves: their priors are medians of kernel timings, or a guess."""
+
+
 def _breakdown(prediction: Prediction, index: int) -> list[dict[str, Any]]:
-    """Return where the time of a decode step and of a prefill step goes."""
+    """Return where the time of a decode step, and of a prefill step with one prompt, goes."""
     chosen = np.array([index])
     system, load = prediction.batch.system.take(chosen), prediction.batch.load.take(chosen)
     c = spread_over(system, prediction.profile.values)
-    running = captured_batch(prediction.service.running[chosen], system.graph_max_batch)
-    tokens = np.minimum(load.isl, system.chunk_tokens)
+    running = prediction.service.running[chosen]
+    padded = captured_batch(running, system.graph_max_batch)
+    tokens = np.minimum(load.isl, system.chunk_tokens / system.dp)
     steps: dict[str, Step] = {
-        "decode": decode_step(system, c, running, load.isl + load.osl / 2.0),
-        "prefill": prefill_step(system, c, tokens, load.isl),
+        "decode": decode_step(system, c, running, load.isl + load.osl / 2.0, padded),
+        "prefill": prefill_step(system, c, tokens, load.isl, np.ones(1)),
     }
     return [
         {
@@ -105,7 +114,7 @@ def _breakdown(prediction: Prediction, index: int) -> list[dict[str, Any]]:
             "ms": 1e3 * float(operator.time_s[0]),
             "share": float(operator.time_s[0] / step.time_s[0]),
             "bound": _bound(operator),
-            "origin": prediction.origin[index],
+            "origin": KERNEL_ONLY.get(operator.name, prediction.origin[index]),
         }
         for phase, step in steps.items()
         for operator in step.operators
@@ -182,8 +191,11 @@ def text(found: dict[str, Any], *, explain: bool = False) -> str:
         "",
     ]
     run = found["runnable"]
-    if not run["ok"]:
-        lines.append(f"not at once: {run['reason']}; needs {run['needs_checkpoint']}")
+    if run["ok"] is None:
+        lines.append(f"not checked: {run['reason']}")
+    elif not run["ok"]:
+        needs = f"; needs {run['needs_checkpoint']}" if run["needs_checkpoint"] else ""
+        lines.append(f"not at once: {run['reason']}{needs}")
     lines += [f"note: {note}" for note in at["notes"]]
     origin = f", {found['prediction']['tpot_ms']['origin']}" if found["status"] == "ok" else ""
     lines.append(f"profile {found['profile']}{origin}")
@@ -220,7 +232,7 @@ def _misfit(found: dict[str, Any]) -> list[str]:
 
 
 def _explained(found: dict[str, Any]) -> list[str]:
-    lines = ["where the time goes:"]
+    lines = ["where the time of a decode step and of one prompt's prefill goes:"]
     lines += [
         f"  {each['phase']:8}{each['op']:24}{each['ms']:10.3f} ms {100 * each['share']:6.1f} %  "
         f"{each['bound']}"
@@ -238,8 +250,3 @@ def _explained(found: dict[str, Any]) -> list[str]:
         )
         lines.append(f"        {each['source']} {each['src_ref']}")
     return lines
-
-
-def profile_sources(profile: Profile) -> list[str]:
-    """Return the distinct sources of the runs that a profile was fitted on."""
-    return sorted({source for source in profile.fitted.get("source", []) if source})

@@ -53,7 +53,7 @@ class Service(NamedTuple):
     ttft_mean_s: Array
     ttft_median_s: Array
     tpot_s: Array
-    e2e_s: Array
+    e2e_mean_s: Array
+    e2e_median_s: Array
     requests_s: Array
     running: Array
-    prefill_share: Array
