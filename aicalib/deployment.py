@@ -21,8 +21,6 @@ class Identity:
         The version is the newest known where none was given.
     engine_month : float
         Age of the version, months from the epoch of `aicalib.engines`.
-    attention_fp8 : bool
-        Whether attention multiplies in FP8.
     notes : tuple of str
         What was filled in and why, for people.
     """

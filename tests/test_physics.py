@@ -13,6 +13,7 @@ from aicalib.errors import InvalidValue, NotCovered, UnknownName
 from aicalib.models import get_architecture
 from aicalib.models.stack import stack
 from aicalib.physics import operators
+from aicalib.physics.links import layer_collectives_time
 from aicalib.physics.memory import memory, weight_bytes
 from aicalib.physics.roofline import smooth_maximum
 from aicalib.physics.steps import decode_step, prefill_step
@@ -38,7 +39,8 @@ def decode_ms(batch, running=16.0, context=1500.0):
 
 def prefill_ms(batch, tokens=2048.0, length=2048.0):
     system = batch.system
-    step = prefill_step(system, spread_over(system, priors()), np.array([tokens]), np.array([length]))
+    c = spread_over(system, priors())
+    step = prefill_step(system, c, np.array([tokens]), np.array([length]), np.ones(1))
     return 1e3 * step.time_s[0]
 
 
@@ -135,6 +137,86 @@ def test_many_rows_are_the_rows_one_by_one():
         assert 1e3 * times[row] == pytest.approx(decode_ms(alone, 7.0, 900.0), rel=1e-12)
 
 
+def test_linear_attention_takes_its_states_out_of_the_pool():
+    hybrid = one(model="qwen3-next-80b-a3b", tp=4)
+    held = memory(hybrid.system)
+    system = hybrid.system
+    left = (system.memory_bytes - 2 * 2**30) * system.memory_fraction - held.weights_bytes
+    assert held.kv_pool_bytes[0] == pytest.approx(left[0] / 1.9)
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_parts_of_memory_make_the_gpu(model, engine):
+    system = one(model=model, engine=engine).system
+    held = memory(system)
+    parts = held.weights_bytes + held.kv_pool_bytes + held.activation_bytes + held.graph_bytes
+    assert (parts + held.reserve_bytes)[0] == pytest.approx(system.memory_bytes[0])
+
+
+def test_attention_data_parallelism_moves_the_whole_batch_once():
+    tensor, data = (one(model="deepseek-r1", gpu="b200", dp=dp) for dp in (1, 8))
+    bytes_s = []
+    for batch in (tensor, data):
+        c = replace(spread_over(batch.system, priors()), all_reduce_latency_s=0.0)
+        bytes_s.append(layer_collectives_time(batch.system, c, np.array([512.0]), graph=True)[0])
+    assert bytes_s[0] == pytest.approx(2 * bytes_s[1])
+    assert bytes_s[1] == pytest.approx(2 * 7 / 8 * 512 * 7168 * 2 / (900e9 * 0.8))
+
+
+def test_attention_data_parallelism_replicates_and_splits():
+    tensor, data = (one(model="deepseek-r1", gpu="b200", dp=dp) for dp in (1, 8))
+    assert weight_bytes(data.system)[0] > weight_bytes(tensor.system)[0]
+    assert memory(data.system).cell_bytes[0] == memory(tensor.system).cell_bytes[0]
+    split = [one(model="qwen3-235b-a22b", dp=dp, tp=4).system for dp in (1, 4)]
+    assert memory(split[1]).cell_bytes[0] == 4 * memory(split[0]).cell_bytes[0]
+
+
+def test_padding_costs_rows_but_no_cache():
+    batch = one(model="llama-3.1-8b", tp=1)
+    c = spread_over(batch.system, priors())
+    nine, context = np.array([9.0]), np.array([32000.0])
+    plain = decode_step(batch.system, c, nine, context)
+    padded = decode_step(batch.system, c, nine, context, np.array([12.0]))
+    times = [{each.name: each.time_s[0] for each in step.operators} for step in (plain, padded)]
+    assert times[0]["attention"] == times[1]["attention"]
+    assert times[0]["dense ffn"] < times[1]["dense ffn"]
+    assert padded.time_s[0] < 1.05 * plain.time_s[0]
+
+
+def test_a_batch_without_a_graph_is_launched_kernel_by_kernel():
+    graph, eager = (one(model="llama-3.1-8b", tp=1, cuda_graph_max_bs=size) for size in (32, 0))
+    assert decode_ms(eager, 8.0) > 1.5 * decode_ms(graph, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "tp", "chunk", "graph"),
+    [
+        ("0.5.23", "h100", 1, 8192, 256), ("0.5.23", "h100", 4, 8192, 512), ("0.5.23", "b200", 1, 16384, 512),
+        ("0.5.23", "l4", 1, 4096, 48), ("0.5.4", "l4", 1, 2048, 16), ("0.5.4", "l4", 4, 2048, 80),
+        ("0.5.23", "t4", 1, 2048, 8), ("0.4.6", "l4", 4, 2048, 80), ("0.4.6", "h100", 1, 8192, 160),
+    ],
+)  # fmt: skip
+def test_what_sglang_takes_by_itself(version, gpu, tp, chunk, graph):
+    system = one(model="llama-3.1-8b", gpu=gpu, tp=tp, engine_version=version, gemm="fp16").system
+    assert (system.chunk_tokens[0], system.graph_max_batch[0]) == (chunk, graph)
+
+
+@pytest.mark.parametrize(("tp", "fraction"), [(1, 0.835), (8, 0.818)])
+def test_the_memory_fraction_of_the_worked_examples(tp, fraction):
+    found = one(model="llama-3.1-8b", gpu="h100", tp=tp, engine_version="0.5.4").system
+    assert found.memory_fraction[0] == pytest.approx(fraction, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "chunk", "running"), [("h100", 8192, 1024), ("a100", 2048, 256), ("b200", 16384, 1024)]
+)
+def test_what_vllm_takes_by_itself(gpu, chunk, running):
+    system = one(model="llama-3.1-8b", gpu=gpu, tp=1, engine="vllm", scheduler_recv_interval=30).system
+    assert (system.chunk_tokens[0], system.max_running[0]) == (chunk, running)
+    assert system.poll_interval[0] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -152,6 +234,16 @@ def test_many_rows_are_the_rows_one_by_one():
         ({"moe": "fp8"}, InvalidValue, "dense model"),
         ({"isl": -5}, InvalidValue, "isl -5"),
         ({"concurrency": 0}, InvalidValue, "concurrency 0"),
+        ({"osl": 0.5}, InvalidValue, "osl 0.5"),
+        ({"isl": 200_000}, InvalidValue, "131072 positions"),
+        ({"model": "phi-4", "tp": 4}, InvalidValue, "10 KV heads"),
+        ({"chunked_prefill_size": 1.5}, InvalidValue, "chunked_prefill_size 1.5"),
+        ({"max_running_requests": 0}, InvalidValue, "max_running_requests 0"),
+        ({"cuda_graph_max_bs": -5}, InvalidValue, "cuda_graph_max_bs -5"),
+        ({"scheduler_recv_interval": float("inf")}, InvalidValue, "scheduler_recv_interval inf"),
+        ({"mem_fraction": 1.5}, InvalidValue, "mem_fraction 1.5"),
+        ({"engine_month": 1e9}, InvalidValue, "engine_month"),
+        ({"lockstep": "maybe"}, InvalidValue, "neither yes nor no"),
         ({"isl": "many"}, InvalidValue, "'many' is not a number"),
     ],
 )

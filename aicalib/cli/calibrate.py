@@ -19,7 +19,7 @@ from aicalib.cli.output import (
     store_path,
 )
 
-SCORES_ALIGN = "llrrrrrr"
+SCORES_ALIGN = "llrrrrrrr"
 """Alignment of the columns of a scoreboard."""
 
 

@@ -21,7 +21,17 @@ def percent(fraction: float | None) -> str:
 
 def scoreboard_rows(board: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of a profile's scoreboard, physics alone -> calibrated, errors in per cent."""
-    header = ["engine", "metric", "n", "groups", "median APE", "MAPE", "group median", "within 20 %"]
+    header = [
+        "engine",
+        "metric",
+        "n",
+        "groups",
+        "median APE",
+        "MAPE",
+        "group median",
+        "within 20 %",
+        "in 90 %",
+    ]
     rows = [
         [
             each["engine"],
@@ -32,6 +42,7 @@ def scoreboard_rows(board: list[dict[str, Any]]) -> tuple[list[str], list[list[s
                 f"{percent(each['physics'][key])} -> {percent(each['calibrated'][key])}"
                 for key in ("median_ape", "mape", "group_median_ape", "within_20")
             ),
+            percent(each["calibrated"]["coverage_90"]),
         ]
         for each in board
     ]

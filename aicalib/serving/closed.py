@@ -90,9 +90,9 @@ def steady_state(system: System, c: Coefficients, load: Load, running: Array, st
 
     Notes
     -----
-    Between two looks of the scheduler X TPOT poll requests end, and as many begin; they are prefilled together,
-    one at least and a chunk at most. Rounds are damped by the geometric mean, since more throughput makes
-    larger, cheaper prefills, which make more throughput.
+    Between two looks of the scheduler a = X TPOT poll requests end, and as many begin. With Poisson arrivals a
+    look that finds any finds a / (1 - exp(-a)) of them; they are prefilled together, a chunk at most. Rounds are
+    damped by the geometric mean, since more throughput makes larger, cheaper prefills, which make more throughput.
     """
     host_s = c.host_s + c.host_token_s * load.isl
     rank_chunk = system.chunk_tokens / system.dp
@@ -101,7 +101,8 @@ def steady_state(system: System, c: Coefficients, load: Load, running: Array, st
     tpot_s = step_s
     throughput = running / (load.osl * step_s)
     for _ in range(ROUNDS):
-        together = np.clip(throughput * system.poll_interval * tpot_s, 1.0, most)
+        arrivals = throughput * system.poll_interval * tpot_s
+        together = np.minimum(arrivals / -np.expm1(-arrivals), most)
         ranks = np.minimum(system.dp, together)
         tokens = np.minimum(together * load.isl, rank_chunk * ranks)
         pass_s = prefill_step(system, c, tokens, load.isl, ranks).time_s
