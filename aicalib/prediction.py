@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from aicalib.batch import Batch
 from aicalib.deployment import Deployment, Workload
 from aicalib.physics.memory import Memory, memory
 from aicalib.physics.system import spread_over
 from aicalib.profiles.coefficients import FORMAT_CLASSES
 from aicalib.profiles.profile import Profile, default_profile
-from aicalib.resolve import Batch, ask, fits, resolve
+from aicalib.resolve import ask, fits, resolve
 from aicalib.serving.closed import serve
 from aicalib.serving.load import Service
 

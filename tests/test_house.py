@@ -24,8 +24,8 @@ BELOW = {
     "physics": {"models", "profiles"},
     "engines": {"models", "hardware", "quant", "deployment", "physics"},
     "serving": {"physics", "models", "profiles"},
-    "calibrate": {"physics", "serving", "profiles", "engines", "resolve", "prediction"},
-    "report": {"calibrate", "physics", "serving", "profiles", "engines", "resolve", "prediction"},
+    "calibrate": {"physics", "serving", "profiles", "engines", "batch", "resolve", "prediction"},
+    "report": {"calibrate", "batch", "physics", "serving", "profiles", "engines", "resolve", "prediction"},
 }
 """What each room may import, itself and `errors` apart."""
 

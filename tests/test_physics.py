@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aicalib.errors import InvalidValue, NotCovered, UnknownName
-from aicalib.models import get_architecture
+from aicalib.models import get_architecture, list_architectures, parameters
 from aicalib.models.stack import stack
 from aicalib.physics import operators
 from aicalib.physics.links import layer_collectives_time
@@ -88,6 +88,16 @@ def test_weight_bytes_scale_with_the_bits(mode, bits):
 def test_weights_of_a_dense_model_in_16_bit_are_two_bytes_a_parameter():
     found = weight_bytes(one(model="llama-3.1-8b", gemm="bfloat16", tp=1).system)[0]
     assert found == pytest.approx(2 * 8.030e9, rel=1e-3)
+
+
+COVERED = [each.name for each in list_architectures() if each.reason is None]
+
+
+@pytest.mark.parametrize("model", COVERED)
+def test_weights_in_16_bit_are_two_bytes_a_parameter_for_every_model(model):
+    moe = {"moe": "bfloat16"} if get_architecture(model).moe_layers else {}
+    found = weight_bytes(one(model=model, gpu="b300", gemm="bfloat16", tp=1, isl=64, osl=64, **moe).system)[0]
+    assert found == pytest.approx(2 * parameters(get_architecture(model)).total, rel=3e-3)
 
 
 @pytest.mark.parametrize(("kv", "bits"), [("bfloat16", 16), ("fp8_e4m3", 8), ("nvfp4", 4.5)])

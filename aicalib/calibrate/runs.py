@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aicalib.batch import Batch
 from aicalib.engines.releases import months, version_key
 from aicalib.errors import InvalidValue, NotCovered, RequestError
 from aicalib.physics.system import REFERENCE_MONTH
-from aicalib.resolve import Batch, resolve
+from aicalib.resolve import resolve
 
 Array = NDArray[np.float64]
 
