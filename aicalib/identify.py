@@ -33,6 +33,10 @@ from aicalib.quant import (
 WIDTHS = (1, 2, 4, 8)
 """Tensor-parallel widths of one node."""
 
+PCIE_SHARE = {2: 0.56, 4: 0.11, 8: 0.056}
+"""Bus bandwidth of an all-reduce over PCIe, of the slot's one-way rate, by width: 18, 3.6 and 1.8 of 32 GB/s on
+L40S in the kernel tables of aiconfigurator-core 0.12.0. Without peer-to-peer traffic all ranks share one host."""
+
 OTHER_WIDTH = 0.5
 """Relative difference in bits from which on a variant is another width, not another group size."""
 
@@ -174,11 +178,14 @@ def _format_class(mode: Any, variant: str | None, path: str) -> int:
 
 
 def _link(accelerator: Accelerator, width: int) -> float:
-    """Return the one-way rate in bytes/s between `width` GPUs: the link's, or PCIe where it joins fewer."""
+    """Return the one-way rate in bytes/s that an all-reduce over `width` GPUs finds.
+
+    The link's, or PCIe's share of it where the link joins fewer GPUs or there is none; NaN where neither is known.
+    """
     rate = accelerator.link_bytes_s
-    if rate is None or width > accelerator.link_gpus:
-        rate = accelerator.pcie_bytes_s
-    return rate if rate is not None else np.nan
+    if rate is not None and width <= accelerator.link_gpus:
+        return rate
+    return np.nan if accelerator.pcie_bytes_s is None else accelerator.pcie_bytes_s * PCIE_SHARE[width]
 
 
 def numbers_of(identity: Identity) -> dict[str, float]:

@@ -182,6 +182,13 @@ def test_attention_data_parallelism_replicates_and_splits():
     assert memory(split[1]).cell_bytes[0] == 4 * memory(split[0]).cell_bytes[0]
 
 
+def test_all_reduce_over_pcie_gets_slower_with_every_card():
+    rates = [one(model="llama-3.1-8b", gpu="l40s", tp=tp).system.link_bytes_s[0] for tp in (2, 4, 8)]
+    assert rates == pytest.approx([0.56 * 32e9, 0.11 * 32e9, 0.056 * 32e9])
+    bridged = [one(model="llama-3.1-8b", gpu="a100-pcie-80gb", tp=tp).system.link_bytes_s[0] for tp in (2, 4)]
+    assert bridged == pytest.approx([300e9, 0.11 * 32e9])
+
+
 def test_padding_costs_rows_but_no_cache():
     batch = one(model="llama-3.1-8b", tp=1)
     c = spread_over(batch.system, priors())
