@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aicalib.hardware import Accelerator
 from aicalib.models import Architecture
@@ -107,8 +107,9 @@ class Workload:
         Requests in flight, or in the batch of a static load.
     load : str
         "closed" or "static_batch".
-    num_prompts : int
-        Requests of the whole benchmark; the share of the first burst in a mean depends on it.
+    num_prompts : int, optional
+        Requests of the whole benchmark, ten a slot if not given; the share of the first burst in a mean depends
+        on it.
     lockstep : bool
         All requests have the same lengths.
     warmed_up : bool
@@ -119,7 +120,7 @@ class Workload:
     osl: float
     concurrency: int
     load: str = "closed"
-    num_prompts: int = field(default=0)
+    num_prompts: int | None = None
     lockstep: bool = False
     warmed_up: bool = True
 

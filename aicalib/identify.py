@@ -17,12 +17,15 @@ from aicalib.hardware import Accelerator, get_accelerator
 from aicalib.models import Architecture, get_architecture
 from aicalib.profiles.coefficients import FORMAT_CLASSES, KV_CLASSES
 from aicalib.quant import (
+    SIXTEEN_BIT,
+    ComputeMode,
     FMHAQuantMode,
     GEMMQuantMode,
     KVCacheQuantMode,
     MoEQuantMode,
     ParsedMode,
     QuantConfig,
+    WeightMode,
     compute_path,
     parse_mode,
     storage_bits,
@@ -42,9 +45,6 @@ OTHER_WIDTH = 0.5
 
 FP8_ATTENTION = ("9.0", "10.0", "10.3")
 """Compute capabilities whose default attention kernels (FA3, TRT-LLM) multiply in FP8 on an FP8 cache."""
-
-SIXTEEN_BIT = ("float16", "bfloat16")
-"""Modes with equal physics; which of the two is used depends on what the accelerator multiplies."""
 
 
 def _sixteen_bit(accelerator: Accelerator) -> str:
@@ -155,14 +155,33 @@ def identify(
         gemm_variant=dense.variant,
         moe_variant=experts.variant,
     )
-    for field, parsed in (("gemm", dense), ("moe", experts)):
-        path = compute_path(parsed.mode, accelerator.vendor, accelerator.capability, parsed.variant)
-        if path not in accelerator.peak_flops:
+    _math_paths(quant, accelerator)
+    return Identity(arch, accelerator, quant, engine, engine_version, month, tuple(notes))
+
+
+def _math_paths(quant: QuantConfig, accelerator: Accelerator) -> dict[str, str]:
+    """Return the math in which dense weights, experts and attention multiply on an accelerator.
+
+    Raises
+    ------
+    InvalidValue
+        If a mode does not run there, or the accelerator has no rate for its math.
+    """
+    asked: dict[str, tuple[WeightMode | ComputeMode, str | None]] = {
+        "gemm": (quant.gemm, quant.gemm_variant),
+        "expert": (quant.moe, quant.moe_variant),
+        "attention": (quant.fmha, None),
+    }
+    paths = {}
+    for part, (mode, variant) in asked.items():
+        paths[part] = compute_path(mode, accelerator.vendor, accelerator.capability, variant)
+        if paths[part] not in accelerator.peak_flops:
             raise InvalidValue(
-                f"{field} {parsed.mode.name} multiplies in {path}, for which {accelerator.name} has no rate",
+                f"{part} {mode.name} multiplies in {paths[part]}, for which {accelerator.name} has no rate; it has "
+                f"{', '.join(sorted(accelerator.peak_flops))}",
                 sorted(accelerator.peak_flops),
             )
-    return Identity(arch, accelerator, quant, engine, engine_version, month, tuple(notes))
+    return paths
 
 
 def _format_class(mode: Any, variant: str | None, path: str) -> int:
@@ -191,11 +210,7 @@ def _link(accelerator: Accelerator, width: int) -> float:
 def numbers_of(identity: Identity) -> dict[str, float]:
     """Return what physics reads of the names of one identity, as numbers."""
     quant, gpu = identity.quant, identity.accelerator
-    paths = {
-        "gemm": compute_path(quant.gemm, gpu.vendor, gpu.capability, quant.gemm_variant),
-        "expert": compute_path(quant.moe, gpu.vendor, gpu.capability, quant.moe_variant),
-        "attention": compute_path(quant.fmha, gpu.vendor, gpu.capability, None),
-    }
+    paths = _math_paths(quant, gpu)
     kv_bits = storage_bits(quant.kvcache)
     narrow = "fp8_blackwell" if gpu.capability.startswith("10.") else "fp8"
     whole = weight_format(quant.gemm, quant.gemm_variant).whole_model

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from aicalib.batch import Batch
 from aicalib.deployment import Deployment, Workload
-from aicalib.physics.memory import Memory, memory
+from aicalib.physics.memory import Memory, fits, memory
 from aicalib.physics.system import spread_over
 from aicalib.profiles.coefficients import FORMAT_CLASSES
 from aicalib.profiles.profile import Profile, default_profile
-from aicalib.resolve import ask, fits, resolve
+from aicalib.resolve import ask, resolve
 from aicalib.serving.closed import serve
 from aicalib.serving.load import Service
 
@@ -136,7 +136,7 @@ def predict_batch(batch: Batch, profile: Profile) -> Prediction:
     """
     system, load = batch.system, batch.load
     held = memory(system)
-    answered = fits(system, load.isl + load.osl)
+    answered = fits(system, held, load.isl + load.osl)
     tokens = np.where(answered, held.max_total_tokens, np.nan)
     service = serve(system, spread_over(system, profile.values), load, tokens)
     output = service.requests_s * load.osl

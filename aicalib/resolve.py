@@ -21,7 +21,7 @@ from aicalib.engines import ENGINES, defaults
 from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName, fold
 from aicalib.identify import WIDTHS, identify, numbers_of
 from aicalib.models.stack import ArchitectureArrays, stack
-from aicalib.physics.memory import memory
+from aicalib.physics.memory import fits, memory
 from aicalib.physics.system import System
 from aicalib.serving.load import LOADS, Load
 
@@ -329,12 +329,6 @@ def _system(rows: _Rows) -> System:
     )
 
 
-def fits(system: System, tokens: Array) -> NDArray[np.bool_]:
-    """Return whether the pool of one attention rank holds a request of `tokens` tokens, shape (n,)."""
-    result: NDArray[np.bool_] = memory(system).max_total_tokens / system.dp >= tokens
-    return result
-
-
 def _fill(rows: _Rows) -> _Rows:
     """Fill in the benchmark's size and the tensor-parallel width where they were not given."""
     asked = rows.numbers["num_prompts"]
@@ -357,7 +351,8 @@ def smallest_tp(rows: _Rows) -> Array:
         possible = (np.mod(heads, tp / numbers["dp"]) == 0) & (np.mod(tp, numbers["dp"]) == 0)
         possible &= (np.mod(tp, numbers["ep"]) == 0) & (tp <= rows.sized["gpus_together"])
         possible &= kv_heads_divide(rows.arch, tp / numbers["dp"])
-        holds = fits(_system(rows.with_numbers(tp=tp)), numbers["isl"] + numbers["osl"])
+        trial = _system(rows.with_numbers(tp=tp))
+        holds = fits(trial, memory(trial), numbers["isl"] + numbers["osl"])
         best = np.where(possible & (holds | (best < width)), width, best)
     return best
 
@@ -386,6 +381,6 @@ def smallest_fitting_tp(deployment: Deployment, workload: Workload) -> int | Non
             trial = ask(deployment, workload, **{**chosen_by_engine, "tp": width})
         except RequestError:
             continue  # a width that does not divide
-        if fits(trial.system, trial.load.isl + trial.load.osl).all():
+        if fits(trial.system, memory(trial.system), trial.load.isl + trial.load.osl).all():
             return width
     return None

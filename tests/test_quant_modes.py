@@ -415,6 +415,7 @@ def test_the_exported_set_is_what_is_meant():
             "KVCacheQuantMode",
             "MATH_BITS",
             "MODES",
+            "SIXTEEN_BIT",
             "MoEQuantMode",
             "ParsedMode",
             "QuantConfig",

@@ -12,11 +12,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import aicalib
+from aicalib.deployment import Workload
 from aicalib.errors import UnknownName
+from aicalib.hardware import list_accelerators
 from aicalib.physics.steps import decode_step, prefill_step
 from aicalib.physics.system import spread_over
 from aicalib.prediction import METRICS, predict_batch
 from aicalib.profiles import uncalibrated
+from aicalib.quant import MODES
 from aicalib.resolve import resolve
 from aicalib.serving.closed import captured_batch, steady_state
 
@@ -230,6 +233,26 @@ def test_a_bad_cell_is_no_exception(frame):
     found = aicalib.predict_many(frame)
     assert found["status"].iloc[0] == "ok"
     assert found["status"].iloc[1] in ("ok", "refused")
+
+
+@pytest.mark.parametrize(
+    ("field", "column"), [("gemm", "gemm"), ("kvcache", "kv"), ("fmha", "fmha"), ("moe", "moe")]
+)
+def test_every_mode_on_every_accelerator_is_answered_or_refused(field, column):
+    gpus = [each.name for each in list_accelerators()]
+    modes = [mode.name for mode in MODES[field]]
+    frame = pd.DataFrame([{column: mode, "gpu": gpu} for mode in modes for gpu in gpus])
+    found = aicalib.predict_many(frame.assign(model="mixtral-8x7b", tp=8))
+    assert set(found["status"]) <= {"ok", "does_not_fit", "refused"}
+    assert (found["status"] == "ok").any()
+    assert found.loc[found["status"] == "ok", "tpot_ms"].gt(0).all()
+    assert found.loc[found["status"] == "refused", "reason"].str.len().gt(20).all()
+
+
+def test_a_workload_made_by_hand_takes_ten_requests_a_slot():
+    deployment, workload = aicalib.question(model="llama-8b", gpu="h100", concurrency=4)
+    found = aicalib.predict(deployment, Workload(isl=workload.isl, osl=workload.osl, concurrency=4))
+    assert found.mean["ttft_ms"].value[0] == aicalib.predict(deployment, workload).mean["ttft_ms"].value[0]
 
 
 def test_a_users_own_config_is_asked_and_not_a_model_of_the_same_name(tmp_path):

@@ -16,9 +16,9 @@ from aicalib.calibrate.runs import Runs, as_runs
 from aicalib.calibrate.score import Score, score
 from aicalib.calibrate.validate import cross_validate
 from aicalib.errors import InvalidValue
+from aicalib.physics.memory import fits, memory
 from aicalib.prediction import Interval, evidence_keys, predict_batch
 from aicalib.profiles.profile import METRICS, PHYSICS, Profile, uncalibrated
-from aicalib.resolve import fits
 
 Array = NDArray[np.float64]
 
@@ -156,7 +156,8 @@ def calibrate(
     """
     kept, left_out = usable(records)
     runs = _without_ttft(as_runs(kept))
-    held = fits(runs.batch.system, runs.batch.load.isl + runs.batch.load.osl)
+    system, load = runs.batch.system, runs.batch.load
+    held = fits(system, memory(system), load.isl + load.osl)
     has_latency = np.isfinite(runs.measured["tpot_ms"]) | np.isfinite(runs.measured["ttft_ms"])
     runs = runs.take(np.flatnonzero(held & has_latency))
     groups = {group[1:] for group in runs.groups}

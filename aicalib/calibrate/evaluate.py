@@ -13,12 +13,9 @@ from aicalib.calibrate.records import with_run_ids
 from aicalib.calibrate.runs import Runs, as_runs
 from aicalib.calibrate.score import Score, score
 from aicalib.prediction import Prediction, predict_batch
-from aicalib.profiles.profile import Profile
+from aicalib.profiles.profile import METRICS, Profile
 
 Array = NDArray[np.float64]
-
-SCORED = ("tpot_ms", "ttft_ms", "e2e_ms", "output_tok_s")
-"""Metrics that are scored, where a run holds them."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +60,23 @@ class Evaluation:
                 engine, family, gpu = group
                 found.append(
                     {"engine": engine, "gpu": gpu, "model": family, "n": int(chosen.sum())}
-                    | {metric: self._score(metric, chosen) for metric in SCORED}
+                    | {metric: self._score(metric, chosen) for metric in METRICS}
                 )
         result: dict[str, Any] = {
             "profile": self.profile,
             "rows": len(self.runs.records),
             "answered": int(answered.sum()),
             "refused": dict(sorted(refused.items(), key=lambda item: -item[1])),
-            "metrics": {metric: self._score(metric, unseen) for metric in SCORED},
+            "metrics": {metric: self._score(metric, unseen) for metric in METRICS},
             "groups": found,
         }
         if self.seen.any():
-            result["seen"] = {metric: self._score(metric, self.seen) for metric in SCORED}
+            result["seen"] = {metric: self._score(metric, self.seen) for metric in METRICS}
         return result
 
     def rows(self) -> Iterable[dict[str, Any]]:
         """Yield one record a run and metric: measured, predicted, low, high, origin."""
-        for metric in SCORED:
+        for metric in METRICS:
             interval = self.prediction.comparable(metric, self.runs.median[metric])
             for at, record in enumerate(self.runs.answered):
                 measured = self.runs.measured[metric][at]

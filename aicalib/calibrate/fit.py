@@ -18,8 +18,8 @@ from aicalib.serving.closed import serve
 Array = NDArray[np.float64]
 
 NOISE = {"tpot_ms": 0.10, "ttft_ms": 0.40}
-"""Standard deviation of log(measured / predicted) at which a run counts fully: what is left on groups
-that the fit has seen."""
+"""Scale of log(measured / predicted) in the fit: what is larger counts less and less. TPOT at about what repeats of
+a configuration differ by; TTFT four times as wide, since host and client, which few sources record, decide it."""
 
 AT_BOUND = 0.01
 """Log distance from a bound at which a coefficient is said to stand at it."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from aicalib.deployment import Identity
-from aicalib.quant import Field, WeightMode, parse_mode, weight_format
-
-SIXTEEN_BIT = ("float16", "bfloat16")
+from aicalib.quant import SIXTEEN_BIT, Field, WeightMode, parse_mode, weight_format
 
 ONLINE = ("fp8",)
 """Formats that SGLang and vLLM both make from a 16-bit checkpoint while loading, for dense weights and experts

@@ -25,16 +25,15 @@ COMMUNICATION_GIB = 1.0
 WINDOW_POOL_RATIO = 0.8
 """Tokens of SGLang's sliding-window pool over those of the full pool (`--swa-full-tokens-ratio`)."""
 
-
 STATE_RATIO = 0.9
 """SGLang's default memory for the states of linear attention over that for the KV pool
 (`--mamba-full-memory-ratio`)."""
 
 
 class Memory(NamedTuple):
-    """Memory of one GPU in bytes, shape (n,) each; the last two are of the whole instance.
+    """Memory of one GPU in bytes, shape (n,) each; `max_total_tokens` is of the whole instance.
 
-    `kv_pool_bytes` is not positive where the weights leave no room.
+    `kv_pool_bytes` is not positive where the weights leave no room; `cell_bytes` is what one token takes.
     """
 
     weights_bytes: Array
@@ -44,6 +43,12 @@ class Memory(NamedTuple):
     graph_bytes: Array
     max_total_tokens: Array
     cell_bytes: Array
+
+
+def fits(system: System, held: Memory, tokens: Array) -> NDArray[np.bool_]:
+    """Return whether the pool of one attention rank holds a request of `tokens` tokens, shape (n,)."""
+    result: NDArray[np.bool_] = held.max_total_tokens / system.dp >= tokens
+    return result
 
 
 def weight_bytes(system: System) -> Array:

@@ -25,7 +25,7 @@ PHYSICS = "1"
 """Version of the formulas; a profile fitted under another one is refused."""
 
 METRICS = ("ttft_ms", "tpot_ms", "e2e_ms", "output_tok_s")
-"""Metrics that carry residual quantiles of their own."""
+"""Metrics that are scored and carry residual quantiles of their own."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from aicalib.quant.formats import (
 )
 from aicalib.quant.modes import (
     MODES,
+    SIXTEEN_BIT,
     ComputeMode,
     Field,
     FMHAQuantMode,
@@ -29,6 +30,7 @@ __all__ = [
     "FIELD_KEYS",
     "MATH_BITS",
     "MODES",
+    "SIXTEEN_BIT",
     "ActivationScaling",
     "ComputeMode",
     "FMHAQuantMode",

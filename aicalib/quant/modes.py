@@ -113,6 +113,9 @@ StorageMode: TypeAlias = GEMMQuantMode | MoEQuantMode | KVCacheQuantMode
 ComputeMode: TypeAlias = GEMMQuantMode | MoEQuantMode | FMHAQuantMode
 QuantMode: TypeAlias = GEMMQuantMode | KVCacheQuantMode | FMHAQuantMode | MoEQuantMode
 
+SIXTEEN_BIT: Final = ("float16", "bfloat16")
+"""Names of the modes with equal physics; which of the two is used depends on what an accelerator multiplies."""
+
 MODES: Final[dict[Field, type[QuantMode]]] = {
     "gemm": GEMMQuantMode,
     "kvcache": KVCacheQuantMode,

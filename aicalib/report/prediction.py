@@ -67,7 +67,7 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
             "kv_pool_gib": max(pool, 0.0) / GIB,
             "activation_gib": float(held.activation_bytes[index]) / GIB,
             "graphs_gib": float(held.graph_bytes[index]) / GIB,
-            "reserve_gib": max(float(held.reserve_bytes[index]), 0.0) / GIB,
+            "reserve_gib": float(held.reserve_bytes[index]) / GIB,
             "max_total_tokens": int(held.max_total_tokens[index]),
             "max_concurrency": holds,
         },
@@ -92,7 +92,7 @@ def _bound(operator: Operator) -> str:
 
 
 KERNEL_ONLY = {"attention": "kernel-fit", "all-reduce": "kernel-fit", "element-wise": "datasheet"}
-"""Operators whose coefficients no fit moves: their priors are medians of kernel timings, or a guess."""
+"""Operators of a calibrated row whose coefficients no fit moves: medians of kernel timings, or a guess."""
 
 
 def _breakdown(prediction: Prediction, index: int) -> list[dict[str, Any]]:
@@ -100,6 +100,7 @@ def _breakdown(prediction: Prediction, index: int) -> list[dict[str, Any]]:
     chosen = np.array([index])
     system, load = prediction.batch.system.take(chosen), prediction.batch.load.take(chosen)
     c = spread_over(system, prediction.profile.values)
+    origin = prediction.origin[index]
     running = prediction.service.running[chosen]
     padded = captured_batch(running, system.graph_max_batch)
     tokens = np.minimum(load.isl, system.chunk_tokens / system.dp)
@@ -114,7 +115,7 @@ def _breakdown(prediction: Prediction, index: int) -> list[dict[str, Any]]:
             "ms": 1e3 * float(operator.time_s[0]),
             "share": float(operator.time_s[0] / step.time_s[0]),
             "bound": _bound(operator),
-            "origin": KERNEL_ONLY.get(operator.name, prediction.origin[index]),
+            "origin": KERNEL_ONLY.get(operator.name, origin) if origin == "calibrated" else origin,
         }
         for phase, step in steps.items()
         for operator in step.operators
