@@ -20,6 +20,8 @@ from aicalib.models import (
     parameters,
     stack,
 )
+from aicalib.models.architecture import MIXERS
+from aicalib.physics.state_layers import recurrent_state_bytes
 
 ENTRIES = json.loads(files("aicalib.models").joinpath("architectures.json").read_text(encoding="utf-8"))
 RUNS = Path(__file__).parents[1] / "measurements" / "runs.jsonl"
@@ -131,24 +133,33 @@ QWEN3_MOE = {
     "moe_intermediate_size": 768,
 }
 KINDS = [
-    ({"model_type": "nemotron_h"}, "state-space"),
-    ({"model_type": "kimi_linear"}, "KDA"),
-    ({"model_type": "kimi_k3", "text_config": {"model_type": "kimi_linear"}}, "KDA"),
-    ({"model_type": "lfm2_moe"}, "short convolutions"),
-    ({"model_type": "minimax_m1"}, "lightning"),
+    ({"model_type": "jamba"}, "Mamba-1"),
+    ({"model_type": "falcon_h1"}, "side by side"),
     ({"model_type": "bailing_hybrid"}, "lightning"),
-    ({"model_type": "deepseek_v4"}, "compressed sparse"),
-    ({"model_type": "minimax_m3"}, "block-sparse"),
-    ({"model_type": "gemma4", "text_config": {"model_type": "gemma4_text"}}, "head dimensions"),
-    ({"model_type": "mimo_v2_flash"}, "key/value heads"),
-    ({"model_type": "step3p5"}, "head counts"),
+    ({"model_type": "gemma3n", "text_config": {"model_type": "gemma3n_text"}}, "per-layer"),
+    ({"model_type": "mllama", "text_config": {"model_type": "mllama_text_model"}}, "cross-attention"),
     ({"model_type": "t5", "is_encoder_decoder": True}, "encoder-decoder"),
     ({**LLAMA, "ssm_state_size": 128}, "state-space"),
     ({**LLAMA, "linear_attn_config": {"kda_layers": [1]}}, "KDA"),
     ({**LLAMA, "swa_num_key_value_heads": 4}, "key/value heads"),
+    ({**LLAMA, "moe_latent_size": 1024}, "latent space"),
+    ({**LLAMA, "model_type": "longcat_flash", "zero_expert_num": 256}, "compute nothing"),
     ({**LLAMA, "model_type": "brand_new", "conv_L_cache": 3}, "short convolutions"),
     ({**LLAMA, "model_type": "brand_new"}, "brand_new"),
     ({**LLAMA, "layer_types": ["full_attention"] * 31 + ["lightning_attention"]}, "lightning_attention"),
+    (
+        {
+            **LLAMA,
+            "model_type": "laguna",
+            "layer_types": ["full_attention"] * 32,
+            "num_attention_heads_per_layer": [32] * 31 + [48],
+        },
+        "differ among full layers",
+    ),
+    (
+        {**LLAMA, "model_type": "deepseek_v4", "head_dim": 512, "compress_ratios": [0, 4, 64, 128] * 8},
+        "64, 128",
+    ),
 ]
 
 
@@ -421,8 +432,147 @@ def test_searched_blocks_become_their_mean():
     blocks = {**ENTRIES["nemotron-super-49b"]["config"]}
     other = [{**each, "attention": {**each["attention"]}} for each in blocks["block_configs"]]
     other[0]["attention"]["n_heads_in_group"] = 4
-    with pytest.raises(NotCovered, match="differ by block"):
-        read({**blocks, "block_configs": other})
+    uneven = read({**blocks, "block_configs": other})
+    assert uneven.kv_heads == (48 * 8 + 16) / 49
+    further = 8192 * 8 * 2 * 128
+    assert parameters(uneven).total - parameters(arch).total == pytest.approx(further)
+    assert kv_elements_per_token(uneven) - kv_elements_per_token(arch) == pytest.approx(8 * 2 * 128)
+
+
+def test_state_space_layers_beside_attention_and_experts():
+    arch = get_architecture("nemotron-3-nano-30b-a3b")
+    assert (arch.mamba_layers, arch.full_layers, arch.moe_layers, arch.dense_layers) == (23, 6, 23, 0)
+    assert (arch.mamba_heads, arch.mamba_head_dim, arch.mamba_state, arch.mamba_groups) == (64, 64, 128, 8)
+    assert (arch.ffn_matrices, arch.norms_per_layer, arch.shared_intermediate_size) == (2, 1, 3712)
+    dense = get_architecture("nemotron-h-56b")
+    assert (dense.mamba_layers, dense.full_layers, dense.moe_layers, dense.dense_layers) == (54, 10, 0, 54)
+    assert get_architecture("nemotron-3-super-120b-a12b").moe_latent_size == 1024
+    listed = get_architecture("nemotron-3-ultra-550b-a55b")
+    assert (listed.num_layers, listed.mamba_layers, listed.full_layers, listed.moe_layers) == (
+        108,
+        48,
+        12,
+        48,
+    )
+
+
+def test_a_pattern_of_blocks_has_a_letter_for_each_layer():
+    config = {**ENTRIES["nemotron-h-56b"]["config"], "hybrid_override_pattern": "M-*?"}
+    with pytest.raises(InvalidValue, match="hybrid_override_pattern"):
+        read(config)
+
+
+def test_kimi_delta_attention_beside_latent_attention():
+    arch = get_architecture("kimi-linear-48b-a3b")
+    assert (arch.kda_layers, arch.mla_layers, arch.dense_layers, arch.moe_layers) == (20, 7, 1, 26)
+    assert (arch.kda_heads, arch.kda_head_dim, arch.kda_forget_rank, arch.kda_gate_rank) == (
+        32,
+        128,
+        128,
+        128,
+    )
+    larger = get_architecture("kimi-k3")
+    assert (larger.kda_layers, larger.mla_layers, larger.kda_gate_rank) == (69, 24, 0)
+    assert (larger.attention_gate, larger.moe_latent_size, larger.norms_per_layer) == (True, 3584, 6)
+
+
+def test_short_convolutions():
+    arch = get_architecture("lfm2.5-1.2b")
+    assert (arch.conv_layers, arch.full_layers, arch.conv_kernel) == (10, 6, 3)
+    assert arch.intermediate_size == 8192
+    assert get_architecture("lfm2.5-350m").intermediate_size == 4608
+    mixed = get_architecture("lfm2.5-8b-a1b")
+    assert (mixed.conv_layers, mixed.full_layers, mixed.dense_layers, mixed.moe_layers) == (18, 6, 2, 22)
+    old = {k: v for k, v in ENTRIES["lfm2.5-1.2b"]["config"].items() if k != "layer_types"}
+    indexed = read({**old, "full_attn_idxs": [2, 5, 8, 10, 12, 14]}, "lfm2.5-1.2b")
+    assert parameters(indexed) == parameters(arch)
+
+
+@pytest.mark.parametrize(
+    ("name", "full", "window"),
+    [
+        ("gemma-4-31b", (10, 32, 4, 512, 512), (50, 32, 16, 256, 256)),
+        ("mimo-v2-flash", (9, 64, 4, 192, 128), (39, 64, 8, 192, 128)),
+        ("step-3.5-flash", (12, 64, 8, 128, 128), (33, 96, 8, 128, 128)),
+        ("laguna-xs-2.1", (10, 48, 8, 128, 128), (30, 64, 8, 128, 128)),
+        ("gpt-oss-120b", (18, 64, 8, 64, 64), (18, 64, 8, 64, 64)),
+        ("llama-3.1-8b", (32, 32, 8, 128, 128), (0, 0, 0, 0, 0)),
+    ],
+)
+def test_window_layers_may_differ_from_full_ones(name, full, window):
+    arch = get_architecture(name)
+    assert (arch.full_layers, arch.heads, arch.kv_heads, arch.head_dim, arch.v_head_dim) == full
+    found = (arch.window_layers, arch.window_heads, arch.window_kv_heads)
+    assert (*found, arch.window_head_dim, arch.window_v_head_dim) == window
+
+
+def test_layers_may_reuse_keys_and_values():
+    arch = get_architecture("gemma-4-e2b")
+    assert (arch.full_layers, arch.window_layers) == (7, 28)
+    assert (arch.reused_full_layers, arch.reused_window_layers) == (4, 16)
+    assert arch.intermediate_size == 6144 * (35 + 20) / 35
+    assert arch.per_layer_embedding == 256
+    assert get_architecture("gemma-4-31b").shared_kv_projection
+    beside = get_architecture("gemma-4-26b-a4b")
+    assert (beside.moe_layers, beside.dense_layers, beside.shared_intermediate_size) == (30, 0, 2112)
+
+
+def test_compressed_and_block_sparse_attention():
+    arch = get_architecture("deepseek-v4-flash")
+    assert (arch.local_layers, arch.csa_layers, arch.hca_layers) == (2, 21, 20)
+    assert (arch.csa_ratio, arch.hca_ratio, arch.window, arch.index_topk) == (4, 128, 128, 512)
+    assert (arch.kv_heads, arch.head_dim, arch.hyper_connections) == (1, 512, 4)
+    assert get_architecture("deepseek-v4-pro").local_layers == 0
+    blocks = get_architecture("minimax-m3")
+    assert (blocks.full_layers, blocks.block_sparse_layers) == (3, 57)
+    assert (blocks.index_block, blocks.index_topk, blocks.index_heads) == (128, 2048, 4)
+
+
+def test_a_released_file_of_step_is_read_in_its_own_words():
+    listed = {**ENTRIES["step-3.5-flash"]["config"]}
+    renamed = {"num_key_value_heads", "num_experts", "num_experts_per_tok", "first_k_dense_replace"}
+    released = {
+        **{key: value for key, value in listed.items() if key not in renamed},
+        "num_attention_groups": 8,
+        "moe_num_experts": 288,
+        "moe_top_k": 8,
+        "moe_layers_enum": ",".join(map(str, range(3, 45))),
+        "layer_types": [*listed["layer_types"], *["sliding_attention"] * 3],
+    }
+    nested = {"model_type": "step3p7", "text_config": released, "vision_config": {}}
+    found, expected = read(nested, "step-3.5-flash"), get_architecture("step-3.5-flash")
+    assert parameters(found) == parameters(expected)
+    assert found.window_heads == expected.window_heads == 96
+
+
+def test_other_spellings_of_a_width():
+    old = {**ENTRIES["lfm2.5-1.2b"]["config"], "block_ff_dim": 12288, "intermediate_size": 1}
+    assert read(old).intermediate_size == 8192
+    wrapped = {k: v for k, v in ENTRIES["minimax-m3"]["config"].items() if k != "moe_intermediate_size"}
+    del wrapped["model_type"]
+    found = read({"model_type": "minimax_m3_vl", "text_config": wrapped})
+    assert parameters(found) == parameters(get_architecture("minimax-m3"))
+
+
+def test_lightning_attention():
+    config = {
+        **LLAMA,
+        "model_type": "minimax_m1",
+        "hidden_size": 6144,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "head_dim": 128,
+        "attn_type_list": [0, 0, 0, 0, 0, 0, 0, 1] * 10,
+        "num_local_experts": 32,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 9216,
+        "vocab_size": 200064,
+    }
+    arch = read(config)
+    assert (arch.lightning_layers, arch.full_layers, arch.lightning_head_dim) == (70, 10, 128)
+    assert parameters(arch).total / 1e9 == pytest.approx(456, rel=0.01)
+    count = parameters(arch)
+    assert (count.active - count.embedding - count.lm_head) / 1e9 == pytest.approx(45.9, rel=0.01)
 
 
 NVFP4 = {"num_bits": 4, "type": "float", "group_size": 16}
@@ -450,7 +600,7 @@ NVFP4 = {"num_bits": 4, "type": "float", "group_size": 16}
                 "ignore": ["lm_head", "re:.*self_attn.*"],
             },
             "bf16",
-            "int4",
+            "int4_wo:g32_sym",
         ),
         (
             {
@@ -489,6 +639,18 @@ NVFP4 = {"num_bits": 4, "type": "float", "group_size": 16}
 def test_formats_of_a_checkpoint(quantization, dense, routed):
     arch = read({**QWEN3_MOE, "quantization_config": quantization})
     assert (arch.weight_format, arch.expert_weight_format) == (dense, routed)
+
+
+@pytest.mark.parametrize("name", ["deepseek-v4-flash", "deepseek-v4-pro"])
+def test_experts_beside_fp8_may_be_fp4(name):
+    arch = get_architecture(name)
+    assert (arch.weight_format, arch.expert_weight_format) == ("fp8_block", "mxfp4")
+
+
+def test_an_unknown_format_of_experts_is_handed_on():
+    stored = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    arch = read({**QWEN3_MOE, "quantization_config": stored, "expert_dtype": "fp3"})
+    assert (arch.weight_format, arch.expert_weight_format) == ("fp8_block", "fp3")
 
 
 def test_a_missing_dtype_is_said():
@@ -543,3 +705,52 @@ def test_rows_are_taken_in_the_order_asked_for(names, data):
     again = stack([get_architecture(names[row]) for row in rows])
     for field in dataclasses.fields(ArchitectureArrays):
         np.testing.assert_array_equal(getattr(taken, field.name), getattr(again, field.name))
+
+
+DOCS = Path(__file__).parents[1] / "docs" / "models.md"
+MIXING = {
+    "full_layers": "full",
+    "window_layers": "window",
+    "mla_layers": "latent",
+    "block_sparse_layers": "block-sparse",
+    "csa_layers": "compressed, chosen",
+    "hca_layers": "compressed, all",
+    "local_layers": "window alone",
+    "linear_layers": "gated delta",
+    "kda_layers": "Kimi delta",
+    "mamba_layers": "Mamba-2",
+    "lightning_layers": "lightning",
+    "conv_layers": "convolution",
+}
+
+
+def documented():
+    table = DOCS.read_text(encoding="utf-8").split("## Counts")[1].split("##")[0]
+    rows = [line.strip("|\n").split("|") for line in table.splitlines() if line.startswith("|")]
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in rows[2:]}
+
+
+def test_the_documented_table_has_every_covered_model():
+    assert list(documented()) == COVERED
+    assert set(MIXING) == set(MIXERS)
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_the_documented_counts_are_these(name):
+    total, active, published, difference, reason, mixing, feed_forward, elements, state = documented()[name]
+    arch = get_architecture(name)
+    count = parameters(arch)
+    assert (total, active) == (f"{count.total / 1e9:.3f}", f"{count.active / 1e9:.3f}")
+    if published:
+        away = 100 * (count.total / 1e9 / float(published.split(" / ")[0]) - 1)
+        assert difference == f"{away:+.2f}"
+        assert (abs(away) > 1) == bool(reason)
+    else:
+        assert difference == reason == ""
+    kinds = [f"{getattr(arch, field)} {word}" for field, word in MIXING.items() if getattr(arch, field)]
+    assert mixing == ", ".join(kinds)
+    parts = [f"{n} {word}" for n, word in ((arch.dense_layers, "dense"), (arch.moe_layers, "experts")) if n]
+    assert feed_forward == ", ".join(parts)
+    assert elements == f"{kv_elements_per_token(arch):.0f}"
+    held = recurrent_state_bytes(stack([arch]), np.ones(1))[0] / 2**20
+    assert state == (f"{held:.2f}" if held else "")

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from aicalib.errors import AicalibError, NotCovered, UnknownName, fold
-from aicalib.models.architecture import Architecture, parameters
+from aicalib.models.architecture import Architecture
 from aicalib.models.config import architecture_from_config, load_config
+from aicalib.models.parameters import parameters
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def _entries() -> dict[str, Any]:
 @cache
 def _architecture(name: str) -> Architecture:
     entry = _entries()[name]
+    if "refused" in entry:
+        raise NotCovered(f"{name}: not computed: {entry['refused']}")
     return architecture_from_config(
         entry["config"], name, hf_id=entry["hf_id"], family=entry["family"], source=entry["source"]
     )

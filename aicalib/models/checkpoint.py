@@ -23,6 +23,10 @@ _MODELOPT = {
 }
 """`quant_algo` of NVIDIA ModelOpt."""
 
+_EXPERT_DTYPES = {"fp4": "mxfp4", "fp8": "fp8_block"}
+"""`expert_dtype` of DeepSeek-V4: routed experts beside dense weights that `quantization_config` describes; the FP4 has
+one power of two a 32 values, the scale of MXFP4."""
+
 _ATTENTION = re.compile(r"self_attn(\.?\*|\.\*|\.(q|q_b|qkv)_proj)?$")
 """A pattern that leaves out attention blocks, or at least their queries."""
 
@@ -55,6 +59,9 @@ def weight_formats(
     if not quantization:
         return base, base, unsaid
     stored = _stored_format(quantization)
+    own = text.get("expert_dtype") or config.get("expert_dtype")
+    if own and experts:
+        return stored, _EXPERT_DTYPES.get(str(own), str(own)), []
     if not _keeps_attention(quantization):
         return stored, stored, []
     rest = "the experts are" if experts else "the rest is"
@@ -87,7 +94,7 @@ def _compressed_tensors(quantization: Mapping[str, Any]) -> str:
     inputs: Mapping[str, Any] = group.get("input_activations") or {}
     bits, kind, width = weights.get("num_bits"), weights.get("type"), inputs.get("num_bits")
     if kind == "int" and bits == 4:
-        return "int4" if not inputs else "w4a8_int8"
+        return _int4_layout(weights) if not inputs else "w4a8_int8"
     if kind == "int" and bits == 8:
         return "w8a8_int8" if width == 8 else "w8a16"
     if kind == "float" and bits == 8 and weights.get("group_size") == 32:
@@ -101,6 +108,14 @@ def _compressed_tensors(quantization: Mapping[str, Any]) -> str:
             return "mxfp4"
         return "nvfp4" if inputs else "nvfp4a16"
     return str(quantization.get("format") or "compressed-tensors")
+
+
+def _int4_layout(weights: Mapping[str, Any]) -> str:
+    """Name 4-bit integers by their groups where these are smaller than the usual 128."""
+    group = weights.get("group_size")
+    if group not in (32, 64):
+        return "int4"
+    return f"int4_wo:g{group}{'_sym' if weights.get('symmetric', True) else ''}"
 
 
 def _keeps_attention(quantization: Mapping[str, Any]) -> bool:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,19 +17,14 @@ from typing import Any
 from aicalib.errors import InvalidValue, NotCovered
 from aicalib.models import feed_forward
 from aicalib.models.architecture import Architecture
+from aicalib.models.attention import mixers
 from aicalib.models.checkpoint import weight_formats
+from aicalib.models.layers import number_of_layers
 from aicalib.models.reader import Reader
 
 Config = Mapping[str, Any]
 
 _TEXT_PARTS = ("text_config", "language_config", "llm_config")
-_LAYER_KINDS = {
-    "full_attention": "full",
-    "sliding_attention": "window",
-    "chunked_attention": "window",
-    "linear_attention": "linear",
-}
-_LATENT_KINDS = {"full_attention", "deepseek_sparse_attention"}
 
 
 def architecture_from_config(
@@ -66,8 +60,8 @@ def architecture_from_config(
     notes = []
     if text is not config or "vision_config" in config or "audio_config" in config:
         notes.append("language model only: encoders of images or sound are left out")
-    layers = read.integer("num_hidden_layers")
-    attention = _attention(read, traits, layers)
+    layers = number_of_layers(read)
+    attention = mixers(read, traits, layers)
     feed = (
         feed_forward.blocks(read, layers)
         if traits.get("blocks")
@@ -85,7 +79,8 @@ def architecture_from_config(
         vocab_size=read.integer("vocab_size"),
         tied_embeddings=_tied(config, text, traits),
         max_position=read.integer("max_position_embeddings", default=0),
-        norms_per_layer=traits.get("norms_per_layer", 2),
+        norms_per_layer=_norms(read, traits),
+        per_layer_embedding=read.integer("hidden_size_per_layer_input", default=0),
         mtp_layers=_prediction_layers(read),
         weight_format=dense,
         expert_weight_format=routed,
@@ -144,11 +139,12 @@ def _traits(config: Config, text: Config, model_type: str, name: str) -> dict[st
     """Return the traits of a covered model type, or refuse by the kind."""
     table = _model_types()
     outer = str(config.get("model_type") or "")
-    kind = table["refused"].get(model_type) or table["refused"].get(outer)
-    kind = kind or next((what for key, what in table["refused_keys"].items() if text.get(key)), None)
+    traits = table["covered"].get(model_type)
+    reads = (traits or {}).get("reads", ())
+    tells = (what for key, what in table["refused_keys"].items() if text.get(key) and key not in reads)
+    kind = table["refused"].get(model_type) or table["refused"].get(outer) or next(tells, None)
     if kind:
         raise NotCovered(f"{name}: not computed: {kind} (model_type '{model_type}')")
-    traits = table["covered"].get(model_type)
     if traits is None:
         raise NotCovered(
             f"{name}: model_type '{model_type}' is not one whose layers are known here",
@@ -164,116 +160,17 @@ def _tied(config: Config, text: Config, traits: Config) -> bool:
     return bool(traits.get("tied", False) if stated is None else stated)
 
 
+def _norms(read: Reader, traits: Config) -> int:
+    """Return the vectors of the hidden size a layer, with those that some options of a class add."""
+    if read.get("attn_res_block_size") is not None:
+        return 6  # Each of two parts norms and weighs the residuals of earlier blocks.
+    per_layer = int(traits.get("norms_per_layer", 2))
+    # Experts beside the dense part have norms of their own, and their router a scale.
+    per_layer += 4 if read.get("enable_moe_block", False) else 0
+    return per_layer + (1 if read.get("hidden_size_per_layer_input", 0) else 0)
+
+
 def _prediction_layers(read: Reader) -> int:
     if read.get("num_mtp_modules") is not None and "num_nextn_predict_layers" not in read.values:
         return read.integer("num_mtp_modules") if read.get("use_mtp", True) else 0
     return read.integer("num_nextn_predict_layers", "mtp_num_hidden_layers", default=0)
-
-
-def _attention(read: Reader, traits: Config, layers: int) -> dict[str, Any]:
-    heads = read.integer("num_attention_heads")
-    if read.get("kv_lora_rank") and read.get("use_mla", True):
-        return {"heads": heads, **_latent(read, layers)}
-    kinds = _layer_kinds(read, traits, layers)
-    head_dim = read.integer("head_dim", default=0) or _quotient(read, "hidden_size", "num_attention_heads")
-    bias = traits.get("attention_bias", "") if read.get("attention_bias") else ""
-    values: dict[str, Any] = {
-        "heads": heads,
-        "kv_heads": read.integer("num_key_value_heads", default=heads),
-        "head_dim": head_dim,
-        "v_head_dim": read.integer("v_head_dim", default=0) or head_dim,
-        "full_layers": kinds["full"],
-        "window_layers": kinds["window"],
-        "linear_layers": kinds["linear"],
-        "attention_gate": bool(read.get("attn_output_gate", False)),
-        "qkv_bias": bool(traits.get("qkv_bias") or bias),
-        "o_bias": bias == "qkvo",
-        "attention_sinks": bool(traits.get("attention_sinks", False)),
-        "qk_norm": _qk_norm(read, traits),
-    }
-    if kinds["window"]:
-        values["window"] = read.integer(
-            "attention_chunk_size" if traits.get("window") == "chunked" else "sliding_window"
-        )
-    if kinds["linear"]:
-        values.update(
-            linear_key_heads=read.integer("linear_num_key_heads"),
-            linear_value_heads=read.integer("linear_num_value_heads"),
-            linear_key_head_dim=read.integer("linear_key_head_dim"),
-            linear_value_head_dim=read.integer("linear_value_head_dim"),
-            linear_conv_kernel=read.integer("linear_conv_kernel_dim"),
-        )
-    return values
-
-
-def _quotient(read: Reader, over: str, under: str) -> int:
-    whole, rest = divmod(read.integer(over), read.integer(under))
-    if rest:
-        raise InvalidValue(f"{read.name}: {over} is not a multiple of {under}, and head_dim is missing")
-    return whole
-
-
-def _qk_norm(read: Reader, traits: Config) -> str:
-    rule = str(traits.get("qk_norm", ""))
-    if rule != "config":
-        return rule
-    if not read.get("use_qk_norm", False):
-        return ""
-    return "layer" if read.get("qk_norm_type", "per_head") == "per_layer" else "head"
-
-
-def _latent(read: Reader, layers: int) -> dict[str, int]:
-    _refuse_others(read, read.listed("layer_types", layers), _LATENT_KINDS)
-    values = {
-        "mla_layers": layers,
-        "q_lora_rank": read.integer("q_lora_rank", default=0),
-        "kv_lora_rank": read.integer("kv_lora_rank"),
-        "qk_nope_head_dim": read.integer("qk_nope_head_dim"),
-        "qk_rope_head_dim": read.integer("qk_rope_head_dim"),
-        "v_head_dim": read.integer("v_head_dim"),
-    }
-    if read.get("index_topk"):
-        indexers = read.listed("indexer_types", layers)
-        values.update(
-            sparse_layers=layers if indexers is None else indexers.count("full"),
-            index_heads=read.integer("index_n_heads"),
-            index_head_dim=read.integer("index_head_dim"),
-            index_topk=read.integer("index_topk"),
-        )
-    return values
-
-
-def _layer_kinds(read: Reader, traits: Config, layers: int) -> Counter[str]:
-    """Count the softmax layers with and without a window, and the linear ones."""
-    listed = read.listed("layer_types", layers)
-    if listed is not None:
-        _refuse_others(read, listed, _LAYER_KINDS.keys())
-        return Counter(_LAYER_KINDS[kind] for kind in listed)
-    if read.get("linear_num_value_heads"):
-        full = layers // read.integer("full_attention_interval")
-        return Counter(full=full, linear=layers - full)
-    windowed = _windowed_layers(read, traits, layers)
-    return Counter(full=layers - windowed, window=windowed)
-
-
-def _refuse_others(read: Reader, listed: Iterable[Any] | None, known: Set[str]) -> None:
-    strange = sorted({str(kind) for kind in listed or ()} - known)
-    if strange:
-        raise NotCovered(f"{read.name}: not computed: layers of kind {', '.join(strange)}")
-
-
-def _windowed_layers(read: Reader, traits: Config, layers: int) -> int:
-    rule = traits.get("window", "")
-    if rule == "chunked":
-        return layers - layers // read.integer("no_rope_layer_interval")
-    if not rule or read.get("sliding_window") is None:
-        return 0
-    if rule == "flag":
-        return (
-            layers - min(layers, read.integer("max_window_layers")) if read.get("use_sliding_window") else 0
-        )
-    if rule == "alternate":
-        return (layers + 1) // 2
-    if rule == "pattern":
-        return layers - layers // read.integer("sliding_window_pattern")
-    return layers

@@ -31,6 +31,19 @@ class Reader:
                 return source[key]
         return default
 
+    def within(self, key: str) -> Reader:
+        """Return a reader of a nested mapping, an empty one where the key is missing.
+
+        Raises
+        ------
+        InvalidValue
+            It is no mapping.
+        """
+        value = self.get(key, {})
+        if not isinstance(value, Mapping):
+            raise InvalidValue(f"{self.name}: '{key}' is {value!r}, not an object")
+        return Reader(f"{self.name}: {key}", value, {})
+
     def integer(self, *keys: str, default: int | None = None) -> int:
         """Return the first of several spellings of a whole number that is there.
 
