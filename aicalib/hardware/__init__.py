@@ -1,5 +1,7 @@
-"""Accelerators: datasheet figures by name."""
+"""Accelerators: datasheet figures by name, or from a user's file."""
 
-from aicalib.hardware.catalogue import Accelerator, get_accelerator, list_accelerators
+from aicalib.hardware.accelerator import Accelerator
+from aicalib.hardware.catalogue import get_accelerator, list_accelerators
+from aicalib.hardware.file import as_file
 
-__all__ = ["Accelerator", "get_accelerator", "list_accelerators"]
+__all__ = ["Accelerator", "as_file", "get_accelerator", "list_accelerators"]

@@ -9,82 +9,22 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
 from aicalib.errors import AicalibError, UnknownName, fold
-
-FORMATS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")
-"""Number formats of the rates, in the order of the columns."""
-
-MIB = 2**20
-GIGA = 1e9
-TERA = 1e12
-
-
-@dataclass(frozen=True)
-class Accelerator:
-    """Datasheet of one device as software sees it.
-
-    Attributes
-    ----------
-    name : str
-        Catalogue name.
-    vendor, architecture : str
-    capability : str
-        CUDA compute capability ("9.0"), or the compiler target of other vendors ("gfx942").
-    memory_bytes : float
-        Total that the driver reports, in bytes.
-    bandwidth_bytes_s : float
-        Peak memory bandwidth in bytes per second.
-    peak_flops : mapping of str to float
-        Dense peak rate in operations per second by number format, keys out of `FORMATS`. A format that
-        is absent is one the hardware has no math for.
-    link_name : str
-        Link between devices; empty where there is only the host bus. "(pairs)" marks a bridge.
-    link_bytes_s : float or None
-        All links of one device together, one direction, in bytes per second; None without a link.
-    link_gpus : int
-        Devices that one link domain joins: 1 without a link, 2 for a bridged pair, 72 for a rack.
-    pcie_bytes_s : float or None
-        Host bus, one direction, in bytes per second; None where the device has no such bus.
-    power_w : float or None
-        Board power limit in watts; None where none is published.
-    gpus_per_node : int
-        Devices in the largest usual server (one tray of a rack).
-    confidence : str
-        "high": datasheet and a second source agree; "medium": one source or a minor conflict; "low": no
-        datasheet, to be replaced by a measurement.
-    source, notes : str
-        Where the figures come from, and what to know before using them.
-    """
-
-    name: str
-    vendor: str
-    architecture: str
-    capability: str
-    memory_bytes: float
-    bandwidth_bytes_s: float
-    peak_flops: Mapping[str, float] = field(hash=False)
-    link_name: str
-    link_bytes_s: float | None
-    link_gpus: int
-    pcie_bytes_s: float | None
-    power_w: float | None
-    gpus_per_node: int
-    confidence: str
-    source: str
-    notes: str
+from aicalib.hardware.accelerator import FORMATS, GIGA, MIB, TERA, Accelerator
+from aicalib.hardware.file import SUFFIX, read_accelerator
 
 
 def get_accelerator(name: str) -> Accelerator:
-    """Find an accelerator by name or alias; case, separators and the vendor's name do not count.
+    """Find an accelerator of the catalogue by name or alias, or read a user's file.
 
     Parameters
     ----------
     name : str
-        For example "h100-sxm", "H100-SXM5-80GB", or "NVIDIA H100 80GB HBM3" as torch prints it.
+        For example "h100-sxm", "H100-SXM5-80GB", or "NVIDIA H100 80GB HBM3" as torch prints it: case, separators
+        and the vendor's name do not count. Anything that ends in ".toml" is the path of a file.
 
     Returns
     -------
@@ -94,8 +34,12 @@ def get_accelerator(name: str) -> Accelerator:
     ------
     UnknownName
         No row and no alias of that name; the near misses are the alternatives.
+    InvalidValue
+        If a file cannot be read or says what cannot be.
     """
     by_name, spellings = _read()
+    if name.lower().endswith(SUFFIX):
+        return read_accelerator(name, by_name, spellings)
     row = spellings.get(fold(name))
     if row is None:
         raise UnknownName("accelerator", name, by_name)

@@ -16,7 +16,14 @@ from aicalib.quant.modes import (
     StorageMode,
     WeightMode,
 )
-from aicalib.quant.tables import MATH_BITS, ActivationScaling, PathStep, WeightFormat, format_tables
+from aicalib.quant.tables import (
+    MATH_BITS,
+    RATES_WORD,
+    ActivationScaling,
+    PathStep,
+    WeightFormat,
+    format_tables,
+)
 
 # DeepSeek scales groups of 128 in 32 bits; OCP MX has an 8-bit exponent per 32, NVFP4 an E4M3 scale per 16.
 _ACTIVATION_SCALE_BITS: Final = {
@@ -125,12 +132,16 @@ def compute_path(mode: ComputeMode, vendor: str, capability: str, variant: str |
     steps = _steps(mode, variant)
     math = _first_met(steps, vendor, capability)
     if math is None:
-        wanted = [need for step in steps if (need := step.needs(vendor))]
+        if capability.startswith(RATES_WORD):
+            wanted = [f"a rate for {form}" for form in dict.fromkeys(step.math for step in steps)]
+        else:
+            wanted = [need for step in steps if (need := step.needs(vendor))]
         reason = f"it needs {' or '.join(wanted)}" if wanted else f"no {vendor} accelerator has what it needs"
         working = _nearest_that_work(mode, vendor, capability, variant)
         hint = f"; {', '.join(working)} would work" if working else ""
         raise InvalidValue(
-            f"{vendor} {capability} cannot compute {_label(mode, variant)}: {reason}{hint}", working
+            f"{f'{vendor} {capability}'.strip()} cannot compute {_label(mode, variant)}: {reason}{hint}",
+            working,
         )
     return math
 

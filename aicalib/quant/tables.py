@@ -19,6 +19,9 @@ from aicalib.quant.modes import Field
 MATH_BITS: Final = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4}
 """Bits of one operand in each number format of the multiply."""
 
+RATES_WORD: Final = "rates:"
+"""What the capability of a device of no known generation begins with; the formats it has a rate for follow."""
+
 
 class ActivationScaling(StrEnum):
     """How the inputs of a quantized layer get their scales."""
@@ -112,11 +115,16 @@ class PathStep:
     def met_by(self, vendor: str, capability: str) -> bool:
         """Tell whether the accelerator has this step.
 
+        A capability that lists rates ("rates:bf16+fp8") has the steps of general-purpose math in those formats.
+
         Raises
         ------
         InvalidValue
             If an NVIDIA capability is not written as ``major.minor``.
         """
+        if capability.startswith(RATES_WORD):
+            listed = capability.removeprefix(RATES_WORD).split("+")
+            return self.nvidia is not None and self.math in listed
         if fold(vendor) == "nvidia":
             return self.nvidia is not None and _compute_capability(capability) >= self.nvidia
         patterns = self.amd if fold(vendor) == "amd" else self.other
