@@ -5,6 +5,7 @@ knows physics: strings and numbers only.
 """
 
 from perfdb.errors import (
+    ContextRefused,
     FlagsFileError,
     NewerSchema,
     NotAStore,
@@ -23,6 +24,7 @@ from perfdb.record import Record, Rejection, Remark, Run
 from perfdb.store import FlagsApplied, Store
 
 __all__ = [
+    "ContextRefused",
     "FlagsApplied",
     "FlagsFileError",
     "IngestReport",

@@ -10,6 +10,7 @@ StoreError                  base of all of them; `kind` is a short word for prog
 ├── UnknownProfile          no profile of that name and version
 ├── ProfileExists           that version of the profile is stored with another content
 ├── UnknownFormat           a file that no reader knows
+├── ContextRefused          context for a file that says all of it itself
 └── FlagsFileError          a line of a flags file that cannot be applied
 """
 
@@ -86,6 +87,12 @@ class UnknownFormat(StoreError):
     """A file that no reader knows."""
 
     kind = "unknown_format"
+
+
+class ContextRefused(StoreError):
+    """Context for a file that says all of it itself."""
+
+    kind = "context_refused"
 
 
 class FlagsFileError(StoreError):

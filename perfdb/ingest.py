@@ -11,8 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from perfdb import startups
+from perfdb.errors import ContextRefused, UnknownFormat
 from perfdb.keys import KEYS, PROVENANCE, SQL_TYPES
-from perfdb.readers import checked, format_of
+from perfdb.readers import aiconfigurator_kernels, checked, format_of, startup
 from perfdb.readers.lines import numbered
 from perfdb.record import Record, Rejection, Run, same
 
@@ -75,23 +77,63 @@ def ingest(
     progress: Callable[[int], object] | None,
 ) -> IngestReport:
     """Ingest a file inside the transaction that the caller has opened."""
+    if aiconfigurator_kernels.is_parquet(path):
+        return _ingest_kernels(connection, path, context, progress)
     form = format_of(path)
     digest = _sha256_of(path)
     new_file = not connection.execute("SELECT 1 FROM files WHERE sha256 = $1", [digest]).fetchone()
     report = IngestReport()
     seen = 0
-    found = checked(form.read(numbered(path), path), path, context)
-    for batch in _batches(found, BATCH_LINES):
+    records = form.read(numbered(path), path)
+    if form.NAME == startup.NAME:
+        starts = list(startups.checked(records, path, context))
+        report.rejected += [each for each in starts if isinstance(each, Rejection)]
+        good = [each for each in starts if not isinstance(each, Rejection)]
+        report.kept, report.known = startups.put(connection, good, digest, new_file)
+        seen, records = len(starts), iter(())
+    for batch in _batches(checked(records, path, context), BATCH_LINES):
         _Batch(connection, digest, context or {}, report, new_file).take(batch)
         seen += len(batch)
         if progress:
             progress(seen)
     if new_file:
-        connection.execute(
-            "INSERT INTO files VALUES ($1, $2, $3, $4, $5)",
-            [digest, path.name, form.NAME, datetime.now(UTC).replace(tzinfo=None), seen],
-        )
+        _remember(connection, digest, path, form.NAME, seen)
     return report
+
+
+def _ingest_kernels(
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    context: Mapping[str, Any] | None,
+    progress: Callable[[int], object] | None,
+) -> IngestReport:
+    """Ingest a Parquet table of kernel timings, known as a whole by the hash of its file."""
+    reader = aiconfigurator_kernels
+    if not reader.matches(connection, path):
+        raise UnknownFormat(
+            f"{path} is Parquet but no table of kernel timings: it lacks one of {', '.join(reader.IDENTITY)}"
+        )
+    if context:
+        raise ContextRefused(
+            f"{path} holds kernel timings, which say their own accelerator and engine: "
+            f"leave out {', '.join(context)}"
+        )
+    digest = _sha256_of(path)
+    stored = connection.execute("SELECT lines FROM files WHERE sha256 = $1", [digest]).fetchone()
+    if stored:
+        return IngestReport(known=int(stored[0]))
+    rows = reader.load(connection, path, digest)
+    _remember(connection, digest, path, reader.NAME, rows)
+    if progress:
+        progress(rows)
+    return IngestReport(kept=rows)
+
+
+def _remember(connection: duckdb.DuckDBPyConnection, digest: str, path: Path, form: str, lines: int) -> None:
+    connection.execute(
+        "INSERT INTO files VALUES ($1, $2, $3, $4, $5)",
+        [digest, path.name, form, datetime.now(UTC).replace(tzinfo=None), lines],
+    )
 
 
 def insert(

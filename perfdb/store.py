@@ -218,8 +218,38 @@ class Store:
         dtypes = {"int": "float64", "float": "float64", "bool": "boolean"}
         return frame.astype({name: dtypes[kind] for name, kind in KEYS.items() if kind in dtypes})
 
+    def kernel_tables(self) -> list[dict[str, Any]]:
+        """List what is stored of kernel runs: `table_name`, `accelerator`, `engine`, `engine_version`, `rows`."""
+        return self.query(
+            "SELECT table_name, accelerator, engine, engine_version, count(*) AS rows FROM kernel_runs "
+            "GROUP BY ALL ORDER BY ALL"
+        )
+
+    def kernel_runs(self, table_name: str, accelerator: str, engine: str, version: str) -> pd.DataFrame:
+        """Return the kernel runs of one table in the order of their files.
+
+        Parameters
+        ----------
+        table_name, accelerator, engine, version : str
+            As `kernel_tables` lists them.
+
+        Returns
+        -------
+        pandas.DataFrame
+            `table_name`, `accelerator`, `engine_version`, `op_name`, `kernel_source`, every shape column of the
+            table under its own name, and `latency_ms`.
+        """
+        chosen = "FROM kernel_runs WHERE table_name = $1 AND accelerator = $2 AND engine = $3 AND engine_version = $4"
+        values = [table_name, accelerator, engine, version]
+        structure = self._rows(f"SELECT json_group_structure(shape) {chosen}", values)[0][0]
+        return self._connection.execute(
+            "SELECT table_name, accelerator, engine_version, op_name, kernel_source, latency_ms, "
+            f"unnest(json_transform(shape, '{structure}')) {chosen} ORDER BY file_sha256, rowid",
+            values,
+        ).df()
+
     def info(self) -> dict[str, Any]:
-        """Describe the store: schema, size, files, runs by status, engine and source, flags, profiles."""
+        """Describe the store: schema, size, files, runs by status, engine and source, flags, profiles, start-ups."""
         count = self._count
         status = count("SELECT status, count(*) FROM run_records GROUP BY 1")
         return {
@@ -230,6 +260,7 @@ class Store:
             "runs": sum(status.values()),
             "complete": status.get("complete", 0),
             "incomplete": status.get("incomplete", 0),
+            "kernel_runs": count("SELECT table_name, count(*) FROM kernel_runs GROUP BY 1"),
             "missing": count(
                 "SELECT key, count(*) FROM (SELECT unnest(missing) AS key FROM run_records) GROUP BY 1"
             ),
@@ -237,6 +268,7 @@ class Store:
             "sources": count("SELECT source, count(DISTINCT run_id) FROM run_sources GROUP BY 1"),
             "flags": count("SELECT flag, count(DISTINCT run_id) FROM flags GROUP BY 1"),
             "profiles": self.profiles(),
+            "startups": int(self._rows("SELECT count(*) FROM startup_records")[0][0]),
             "predictions": int(self._rows("SELECT count(*) FROM predictions")[0][0]),
         }
 

@@ -253,7 +253,7 @@ def test_lines_that_are_no_object(tmp_path, text):
 def test_unknown_formats_name_the_known_ones(tmp_path, content):
     path = tmp_path / "what.txt"
     path.write_text(content)
-    with pytest.raises(perfdb.UnknownFormat, match="sglang_bench_serving, runs"):
+    with pytest.raises(perfdb.UnknownFormat, match="sglang_bench_serving, startup, runs"):
         perfdb.read_records(path)
 
 

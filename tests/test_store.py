@@ -459,7 +459,11 @@ def test_shipped_figures_are_unchanged_by_the_store(shipped):
 
 def test_shipped_rows_have_a_source_and_a_licence():
     sources = tomllib.loads((MEASUREMENTS / "sources.toml").read_text())
-    rows = [json.loads(line) for line in (MEASUREMENTS / "runs.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for name in ("runs.jsonl", "startup.jsonl")
+        for line in (MEASUREMENTS / name).read_text().splitlines()
+    ]
     counted = Counter(row["source"] for row in rows)
     assert {name: table["rows"] for name, table in sources.items() if table["rows"]} == counted
     for row in rows:

@@ -1,7 +1,8 @@
 """Readers of benchmark files: one module a format, found by the content of the file.
 
 A format module has a `NAME`, `matches(first)` on one parsed JSON object, and `read(lines, path)`, which
-yields a `Record` or a `Rejection` for each line.
+yields a `Record` or a `Rejection` for each line. Tables of kernel timings are no lines and have a reader of
+their own, `aiconfigurator_kernels`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from perfdb import startups
 from perfdb.errors import UnknownFormat
-from perfdb.readers import runs, sglang_bench_serving
+from perfdb.readers import runs, sglang_bench_serving, startup
+from perfdb.readers.aiconfigurator_kernels import is_parquet
 from perfdb.readers.lines import Line, numbered, parse
 from perfdb.record import BadRecord, Record, Rejection, Remark, Run, check
 
@@ -32,7 +35,11 @@ class Format(Protocol):
         """Read records from the lines of a file."""
 
 
-FORMATS: tuple[Format, ...] = (cast(Format, sglang_bench_serving), cast(Format, runs))
+FORMATS: tuple[Format, ...] = (
+    cast(Format, sglang_bench_serving),
+    cast(Format, startup),
+    cast(Format, runs),
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class ReadResult:
     ----------
     records : list of dict
         One a run, with every key of the runs format (missing ones None), the keys that the format does not
-        know, and `run_id` and `missing`.
+        know, and `run_id` and `missing`; of the format `startup` one a start, with its keys and `startup_id`.
     rejected : list of Rejection
         Lines that are no run.
     format : str
@@ -77,6 +84,8 @@ def format_of(path: Path) -> Format:
     UnknownFormat
         If no reader knows it; the message names those that exist.
     """
+    if is_parquet(path):
+        raise UnknownFormat(f"{path} is Parquet: it can go into a store, as a table of kernel timings")
     found = detect(islice(numbered(path), SNIFF_LINES))
     if found is None:
         known = ", ".join(one.NAME for one in FORMATS)
@@ -130,6 +139,13 @@ def read_records(path: str | Path, context: Mapping[str, Any] | None = None) -> 
     path = Path(path)
     form = format_of(path)
     result = ReadResult([], [], form.NAME)
+    if form.NAME == startup.NAME:
+        for start in startups.checked(form.read(numbered(path), path), path, context):
+            if isinstance(start, Rejection):
+                result.rejected.append(start)
+            else:
+                result.records.append(start[1].as_dict())
+        return result
     for found in checked(form.read(numbered(path), path), path, context):
         if isinstance(found, Rejection):
             result.rejected.append(found)

@@ -1,0 +1,149 @@
+"""Start-up records: checked, named by their content, and put into the store beside the runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from perfdb.keys import ENGINES, PROVENANCE
+from perfdb.record import BadRecord, Record, Rejection, fold, run_id, same
+
+if TYPE_CHECKING:
+    import duckdb
+
+COUNTS: Final = (
+    "n_gpus", "tp", "dp", "ep", "pp", "max_running_requests", "context_len", "page_size", "max_total_tokens",
+)  # fmt: skip
+"""Keys whose value is a positive whole number."""
+
+SIZES: Final = (
+    "gpu_mem_total_gib", "avail_mem_before_load_gib", "weights_gib", "avail_mem_after_load_gib",
+    "avail_mem_after_load_min_gib", "kv_gib", "mamba_gib", "draft_weights_gib", "draft_kv_gib",
+    "avail_mem_after_pool_gib", "graph_mem_gib", "avail_mem_end_gib", "activation_peak_gib", "non_torch_gib",
+)  # fmt: skip
+"""Keys whose value is a size in GiB, not negative."""
+
+SHARES: Final = ("mem_fraction",)
+TEXTS: Final = ("engine", "engine_version", "gpu", "model", "weight_quant", "kv_dtype", "attention")
+ANSWERS: Final = ("max_total_tokens", "kv_gib", "avail_mem_after_load_gib", "weights_gib")
+"""What a record must hold one of: without any, nothing was logged."""
+
+
+@dataclass(frozen=True)
+class Startup:
+    """One checked start-up record.
+
+    Parameters
+    ----------
+    startup_id : str
+        Hash of the content without provenance.
+    content, provenance : dict
+        Keys with a value; provenance as in `perfdb.keys.PROVENANCE`.
+    """
+
+    startup_id: str
+    content: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all keys and `startup_id`."""
+        return self.provenance | self.content | {"startup_id": self.startup_id}
+
+
+def check(record: Record, context: Mapping[str, Any] | None = None) -> Startup:
+    """Fill a record from its context, check it, and give it its content hash.
+
+    Raises
+    ------
+    BadRecord
+        If a value is impossible, if context and record contradict each other, or if nothing was logged.
+    """
+    merged = dict(record.inferred) | {name: value for name, value in record.data.items() if value is not None}
+    for name, value in (context or {}).items():
+        stated = merged.get(name)
+        if value is not None and stated is not None and not same(name, stated, value):
+            raise BadRecord(f"{name}: the file says {stated!r}, the context says {value!r}")
+        merged[name] = value if stated is None else stated
+    known = {name: _checked(name, value) for name, value in merged.items() if value is not None}
+    provenance = {name: value for name, value in known.items() if name in PROVENANCE}
+    content = {name: value for name, value in known.items() if name not in (*PROVENANCE, "startup_id")}
+    if content.get("engine") not in ENGINES:
+        raise BadRecord(f"engine is {content.get('engine')!r}; known are {', '.join(ENGINES)}")
+    if not any(name in content for name in ANSWERS):
+        raise BadRecord(f"nothing logged: none of {', '.join(ANSWERS)}")
+    return Startup(run_id(content), content, provenance)
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Check one value against what its key means."""
+    if name in TEXTS:
+        if not isinstance(value, str):
+            raise BadRecord(f"{name} is {value!r}: not a text")
+        return fold(value) if name == "engine" else value
+    if name not in (*COUNTS, *SIZES, *SHARES):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise BadRecord(f"{name} is {value!r}: not a number")
+    if name in COUNTS and (value <= 0 or value != int(value)):
+        raise BadRecord(f"{name} is {value!r}: not a positive whole number")
+    if name in SHARES and not 0 < value <= 1:
+        raise BadRecord(f"{name} is {value!r}: must lie between 0 and 1")
+    if value < 0:
+        raise BadRecord(f"{name} is {value!r}: cannot be negative")
+    return value
+
+
+def checked(
+    found: Iterable[Record | Rejection], path: Path, context: Mapping[str, Any] | None
+) -> Iterator[tuple[Record, Startup] | Rejection]:
+    """Check each record; one without a source is named after its file and line."""
+    for record in found:
+        if isinstance(record, Rejection):
+            yield record
+            continue
+        named = {"source": path.name, "src_ref": f"{path.name}#L{record.line}"}
+        try:
+            yield record, check(Record(record.line, record.text, record.data, named), context)
+        except BadRecord as error:
+            yield Rejection(record.line, str(error))
+
+
+def put(
+    connection: duckdb.DuckDBPyConnection, found: list[tuple[Record, Startup]], digest: str, new_file: bool
+) -> tuple[int, int]:
+    """Put records into the store inside the caller's transaction; return how many are new and known."""
+    stored = {name for (name,) in connection.execute("SELECT startup_id FROM startup_records").fetchall()}
+    placed = set(
+        connection.execute(
+            "SELECT startup_id, line FROM startup_sources WHERE file_sha256 = $1", [digest]
+        ).fetchall()
+    )
+    kept = known = 0
+    for record, startup in found:
+        if startup.startup_id in stored:
+            known += 1
+        else:
+            kept += 1
+            stored.add(startup.startup_id)
+            connection.execute(
+                "INSERT INTO startup_records VALUES ($1, $2)",
+                [startup.startup_id, json.dumps(startup.content, sort_keys=True)],
+            )
+        if (startup.startup_id, record.line) not in placed:
+            origin = [
+                startup.provenance.get(name) for name in ("source", "src_ref", "licence", "attribution")
+            ]
+            notes = startup.provenance.get("notes")
+            connection.execute(
+                "INSERT INTO startup_sources VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                [startup.startup_id, digest, record.line, *origin, notes],
+            )
+        if new_file:
+            connection.execute(
+                "INSERT INTO raw_lines VALUES ($1, $2, $3)", [digest, record.line, record.text]
+            )
+    return kept, known
