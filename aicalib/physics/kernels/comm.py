@@ -1,0 +1,109 @@
+"""Exchange between ranks: all-reduce and its halves, the all-to-all of experts, hand-over between pipeline stages."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aicalib.physics.kernels.kind import Kind, Machine, Shape
+
+Array = NDArray[np.float64]
+
+FLOOR_S = 4e-6
+"""Time of an exchange of nothing in seconds. The surfaces correct it: by width, and for a launch outside of a
+captured graph."""
+
+HAND_OVER_S = 1e-5
+"""Latency of a point-to-point message in seconds (systems files of aiconfigurator-core 0.12.0)."""
+
+DISPATCH_BYTES = 1.0
+"""DeepEP sends a token's hidden state to its experts in FP8."""
+
+COMBINE_BYTES = 2.0
+"""DeepEP returns what the experts make of it in 16 bit."""
+
+
+def _all_reduce_coordinates(shape: Shape) -> tuple[Array, ...]:
+    return np.log2(np.maximum(shape["bytes"], 1.0)), np.log2(shape["width"])
+
+
+def _all_reduce_ideal_s(shape: Shape, machine: Machine) -> Array:
+    """Return 2 (n - 1) / n bytes / link plus the floor: the ring bound for n ranks."""
+    width = shape["width"]
+    moved = 2.0 * (width - 1.0) / width * shape["bytes"]
+    result: Array = moved / machine.link_bytes_s + FLOOR_S
+    return result
+
+
+ALL_REDUCE = Kind(
+    name="all_reduce",
+    sizes=("bytes", "width"),
+    axes=(np.arange(8.0, 31.0), np.array([1.0, 2.0, 3.0, 4.0])),
+    coordinates=_all_reduce_coordinates,
+    ideal_s=_all_reduce_ideal_s,
+)
+"""Variants are those of `all_reduce_variant`; axes are log2 of the bytes of the message and of the ranks."""
+
+
+def all_reduce_variant(*, graph: bool, fabric: bool) -> str:
+    """Return the variant of an all-reduce.
+
+    Parameters
+    ----------
+    graph : bool
+        Inside a captured graph; else each call has its launch on the host.
+    fabric : bool
+        All ranks are joined by one link domain (NVLink); else they meet over the host bus, and the link's rate
+        is the bus's.
+    """
+    return f"{'fabric' if fabric else 'host_bus'}_{'graph' if graph else 'eager'}"
+
+
+def _combine_coordinates(shape: Shape) -> tuple[Array, ...]:
+    return np.log2(shape["tokens"]), np.log2(shape["topk"] * shape["hidden"])
+
+
+def _dispatch_coordinates(shape: Shape) -> tuple[Array, ...]:
+    return (*_combine_coordinates(shape), np.log2(shape["experts"]))
+
+
+def _dispatch_ideal_s(shape: Shape, machine: Machine) -> Array:
+    return _sent_s(shape, machine, DISPATCH_BYTES)
+
+
+def _combine_ideal_s(shape: Shape, machine: Machine) -> Array:
+    return _sent_s(shape, machine, COMBINE_BYTES)
+
+
+def _sent_s(shape: Shape, machine: Machine, element_bytes: float) -> Array:
+    """Return the time in which a rank's tokens pass its link, once for each of their experts, plus the floor."""
+    elements = shape["tokens"] * shape["topk"] * shape["hidden"]
+    result: Array = elements * element_bytes / machine.link_bytes_s + FLOOR_S
+    return result
+
+
+_TOKENS = np.arange(0.0, 18.0)
+
+DISPATCH = Kind(
+    name="dispatch",
+    sizes=("tokens", "hidden", "topk", "experts"),
+    axes=(_TOKENS, np.array([12.0, 14.0, 16.0]), np.array([3.0, 5.0, 7.0, 9.0])),
+    coordinates=_dispatch_coordinates,
+    ideal_s=_dispatch_ideal_s,
+)
+"""Tokens of one rank to their experts (DeepEP).
+
+Axes are log2 of the rank's tokens, of topk times hidden, and of the experts: where they are few, few of the
+accelerator's multiprocessors send. Variants are "low_latency" (decode) and "normal" (prefill) within a node, and the
+same with "_2_nodes", "_4_nodes", "_8_nodes"; across nodes the link is still the one inside the node, and the surface
+carries the network.
+"""
+
+COMBINE = Kind(
+    name="combine",
+    sizes=("tokens", "hidden", "topk"),
+    axes=(_TOKENS, np.arange(12.0, 17.0)),
+    coordinates=_combine_coordinates,
+    ideal_s=_combine_ideal_s,
+)
+"""What the experts made of a rank's tokens, back to it; axes without the experts, variants as of `DISPATCH`."""
