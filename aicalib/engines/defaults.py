@@ -9,26 +9,25 @@ Sources: sgl-project/sglang, server arguments and memory defaults of 0.4.1, 0.4.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.engines.releases import version_key
+from aicalib.physics.system import Settings
 
 Array = NDArray[np.float64]
 
 MIB = 2.0**20
 
+ENCODER_SHARE = 0.95
+"""SGLang multiplies the fraction by this for a model with an image encoder, and by 1.1 - 0.1 x (layers x width^2 of
+the encoder over 24 x 1024^2), which is 1 for the size that is taken here."""
 
-class Settings(NamedTuple):
-    """Settings of n deployments; NaN where not given."""
+LATENT_PREFILL_GRAPH_MIB = 1536.0
+"""Kept back for prefill graphs of latent attention."""
 
-    memory_fraction: Array
-    chunk_tokens: Array
-    max_running: Array
-    graph_max_batch: Array
-    poll_interval: Array
+PREFILL_BUCKET_MIB = 8.0
+"""Kept back for each prefill graph of other models."""
 
 
 def version_number(version: str) -> float:
@@ -48,9 +47,23 @@ def _given(value: Array, default: Array) -> Array:
     return np.where(np.isnan(value), default, value)
 
 
+def prefill_buckets(chunk_tokens: Array) -> Array:
+    """Return how many prefill graphs SGLang captures up to a chunk.
+
+    Every 4th token count up to 32, every 16th to 256, 32nd to 512, 64th to 1024, 256th to 4096, then every 512th:
+    58 up to 8192.
+    """
+    edges = ((0.0, 32.0, 4.0), (32.0, 256.0, 16.0), (256.0, 512.0, 32.0), (512.0, 1024.0, 64.0),
+             (1024.0, 4096.0, 256.0), (4096.0, np.inf, 512.0))  # fmt: skip
+    counts = [np.floor((np.clip(chunk_tokens, low, high) - low) / step) for low, high, step in edges]
+    result: Array = np.sum(counts, axis=0)
+    return result
+
+
 def sglang(
-    settings: Settings, version: Array, memory_bytes: Array, tp: Array, dp: Array, pp: Array
-) -> Settings:
+    settings: Settings, version: Array, memory_bytes: Array, tp: Array, dp: Array, pp: Array,
+    latent: NDArray[np.bool_], encoder: NDArray[np.bool_],
+) -> Settings:  # fmt: skip
     """Fill in what SGLang takes by itself.
 
     Parameters
@@ -63,13 +76,16 @@ def sglang(
         Memory of one GPU as the driver reports it.
     tp, dp, pp : ndarray, shape (n,)
         Widths; `dp` is the attention-data-parallel degree.
+    latent, encoder : ndarray of bool, shape (n,)
+        The model has latent attention; it has an encoder of images or sound.
 
     Notes
     -----
     The memory fraction is (M - reserved) / M with M in MiB. From 0.5.4 on reserved is 512 + 1.5 max(chunk,
     2048) + tp pp / 8 1024 + 2 graph_max_batch, + 3 graph_max_batch dp under attention data parallelism, and
-    at least 10 GiB on GPUs above 60 GiB; what prefill graphs and vision towers add is left out. 0.5.0 to 0.5.3
-    keep back 2.8, 9.5, 12 or 32 GiB by size plus half a GiB a GPU; before, constants by width.
+    at least 10 GiB on GPUs above 60 GiB. Prefill graphs, on by themselves since 0.5.10, add 8 a graph, and since
+    0.5.21 1536 for latent attention. 0.5.0 to 0.5.3 keep back 2.8, 9.5, 12 or 32 GiB by size plus half a GiB a
+    GPU; before, constants by width. A model with an encoder takes 0.95 of it.
     """
     mib = memory_bytes / MIB
     wide = tp >= 4
@@ -96,6 +112,12 @@ def sglang(
         3.0 * graph_max_batch * dp + np.where(graph_max_batch > 300, 1.5 * graph_max_batch * dp, 0.0),
         0.0,
     )
+    graphs = np.where(
+        latent,
+        np.where(_at_least(version, "0.5.21"), LATENT_PREFILL_GRAPH_MIB, 0.0),
+        PREFILL_BUCKET_MIB * prefill_buckets(chunk_tokens),
+    )
+    reserved = reserved + np.where(_at_least(version, "0.5.10"), graphs, 0.0)
     recent = (mib - np.where(mib > 60 * 1024, np.maximum(reserved, 10240.0), reserved)) / mib
     n = tp * pp
     by_size = np.select(
@@ -109,8 +131,9 @@ def sglang(
     fraction: Array = np.where(
         _at_least(version, "0.5.4"), recent, np.where(_at_least(version, "0.5.0"), early, constants)
     )
+    fraction = fraction.round(3) * np.where(encoder, ENCODER_SHARE, 1.0)
     return Settings(
-        memory_fraction=_given(settings.memory_fraction, fraction.round(3)),
+        memory_fraction=_given(settings.memory_fraction, fraction),
         chunk_tokens=chunk_tokens,
         max_running=max_running,
         graph_max_batch=graph_max_batch,
@@ -118,7 +141,9 @@ def sglang(
     )
 
 
-def vllm(settings: Settings, version: Array, memory_bytes: Array, is_a100: NDArray[np.bool_]) -> Settings:
+def vllm(
+    settings: Settings, version: Array, memory_bytes: Array, is_a100: NDArray[np.bool_], context_tokens: Array
+) -> Settings:
     """Fill in what `vllm serve` takes by itself.
 
     Parameters
@@ -127,19 +152,26 @@ def vllm(settings: Settings, version: Array, memory_bytes: Array, is_a100: NDArr
         As for `sglang`.
     is_a100 : ndarray of bool, shape (n,)
         The A100 takes the small steps of smaller GPUs.
+    context_tokens : ndarray, shape (n,)
+        The longest context that is served; 0 where it is not known.
 
     Notes
     -----
     Tokens per step and running requests by memory: from 160 GiB 16384 and 1024, from 70 GiB 8192 and 1024
-    (not on an A100), else 2048 and 256. Memory utilization 0.92 from 0.33 on, before 0.9. Graphs up to 512.
-    The scheduler looks for requests at every step; the interval is a flag of SGLang alone.
+    (not on an A100), else 2048 and 256. Before 0.8 a step holds a whole prompt, so that it takes the longest context,
+    or 512 tokens where that is above 32768, and 256 requests. Memory utilization 0.92 from 0.33 on, before 0.9.
+    Graphs up to 512. The scheduler looks for requests at every step; the interval is a flag of SGLang alone.
     """
     gib = memory_bytes / 2.0**30
-    large = (gib >= 70) & ~is_a100
+    whole_prompts = ~_at_least(version, "0.8.0")
+    large = (gib >= 70) & ~is_a100 & ~whole_prompts
+    chunk = np.select([(gib >= 160) & ~whole_prompts, large], [16384.0, 8192.0], 2048.0)
+    prompt = np.where(context_tokens > 32768, 512.0, np.maximum(context_tokens, 2048.0))
+    chunk = np.where(whole_prompts, prompt, chunk)
     max_running = _given(settings.max_running, np.where(large, 1024.0, 256.0))
     return Settings(
         memory_fraction=_given(settings.memory_fraction, np.where(_at_least(version, "0.33.0"), 0.92, 0.9)),
-        chunk_tokens=_given(settings.chunk_tokens, np.select([gib >= 160, large], [16384.0, 8192.0], 2048.0)),
+        chunk_tokens=_given(settings.chunk_tokens, chunk),
         max_running=max_running,
         graph_max_batch=_given(settings.graph_max_batch, np.minimum(512.0, max_running)),
         poll_interval=np.ones_like(gib),

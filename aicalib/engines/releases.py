@@ -64,6 +64,20 @@ def newest_version(engine: str) -> str:
     return _releases(engine)[-1][1]
 
 
+def is_newer(version: str, other: str) -> bool:
+    """Return whether the first of two versions is above the second; one without a number never is.
+
+    Examples
+    --------
+    >>> is_newer("0.10.0", "0.9.2")
+    True
+    >>> is_newer("main", "0.9.2")
+    False
+    """
+    first, second = version_key(version), version_key(other)
+    return first is not None and second is not None and first > second
+
+
 def months(day: date) -> float:
     """Return the months from `EPOCH` to a day (months of 30.44 days)."""
     return (day - EPOCH).days / 30.44

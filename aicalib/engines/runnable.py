@@ -18,7 +18,7 @@ together."""
 CACHES = (*SIXTEEN_BIT, "fp8", "fp8_e4m3")
 """Cache formats that both engines accept on every accelerator below."""
 
-GENERATIONS = ("8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0")
+CAPABILITIES = ("8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0")
 """NVIDIA compute capabilities on which the formats above are accepted (FP8 below 8.9 as weights only)."""
 
 
@@ -59,7 +59,7 @@ def runnable(identity: Identity) -> Runnable:
             f"{field} {mode.name} cannot be made from the published {arch.weight_format} checkpoint while loading",
             f"{arch.name} in {mode.name}",
         )
-    if identity.accelerator.capability not in GENERATIONS:
+    if identity.accelerator.capability not in CAPABILITIES:
         return Runnable(None, f"what the engine runs on {identity.accelerator.name} is not known yet", None)
     if quant.kvcache.name not in CACHES:
         return Runnable(None, f"whether the engine accepts kv {quant.kvcache.name} is not known yet", None)
