@@ -1,41 +1,76 @@
-"""Time of collective operations between the GPUs of an instance."""
+"""What the ranks of an instance exchange in a step."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.physics.system import Coefficients, System
+from aicalib.physics.calls import Call
+from aicalib.physics.kernels.comm import ALL_REDUCE
+from aicalib.physics.system import System
 
 Array = NDArray[np.float64]
 
-COLLECTIVES = 2.0
-"""Collectives a layer: after attention and after the feed-forward."""
+HIDDEN_BYTES = 2.0
+"""Hidden states and logits are exchanged in 16 bit."""
+
+HALF = 0.5
+"""An all-gather or a reduce-scatter over n ranks moves (n - 1) / n of its bytes over the link, as an all-reduce of
+half as many does; no table times them alone."""
 
 
-def layer_collectives_time(system: System, c: Coefficients, tokens: Array, *, graph: bool) -> Array:
-    """Return the time in seconds that the ranks of one layer exchange the hidden states of `tokens` tokens.
+def _call(system: System, name: str, count: Array, bytes_: Array, width: Array, code: str) -> Call:
+    machine = system.dense_machine
+    ranks = np.maximum(width, 1.0)
+    shape = {"bytes": np.maximum(bytes_, 1.0), "width": ranks}
+    return Call(
+        name, ALL_REDUCE, system.surfaces[code], count * (ranks > 1.0), shape, machine, "links", "", code
+    )
+
+
+def hidden_state_calls(system: System, tokens: Array, *, graph: bool) -> list[Call]:
+    """Return the collectives over the hidden states of `tokens` tokens, of all ranks together.
+
+    Tensor parallelism sums over the ranks after every mixer, every feed-forward part and the embedding. Under
+    attention data parallelism the ranks that share an attention sum their own rows, and the rows of all are
+    gathered before a feed-forward part and scattered after it: an all-gather and a reduce-scatter.
 
     Parameters
     ----------
     system : System
-        n deployments.
-    c : Coefficients
-        Their coefficients.
-    tokens : ndarray, shape (n,)
-        Tokens in the step, over all ranks.
+    tokens : ndarray
+        Tokens in the step.
     graph : bool
-        Inside a captured graph each collective has a latency; outside, it belongs to the layer's launch time.
-
-    Notes
-    -----
-    One all-reduce of b bytes moves 2 (n - 1) / n b over the link, the ring bound. Tensor parallelism does two of
-    them a layer; attention data parallelism gathers before the feed-forward and scatters after it, which
-    together move as much as one. Nothing moves for n = 1.
+        Inside a captured graph; else every call has its launch.
     """
-    width = system.tp
-    bytes_ = 2.0 * tokens * system.arch.hidden_size * np.where(system.dp > 1.0, 1.0, 2.0)
-    moved = 2.0 * (width - 1.0) / width * bytes_ / (system.link_bytes_s * c.all_reduce_bandwidth)
-    latency = COLLECTIVES * c.all_reduce_latency_s if graph else 0.0
-    result: Array = np.where(width > 1.0, latency + moved, 0.0)
-    return result
+    arch, spread = system.arch, system.dp > 1.0
+    bytes_ = HIDDEN_BYTES * tokens * arch.hidden_size
+    code = "graph" if graph else "eager"
+    mixers, feed_forward = arch.mixers, arch.dense_layers + arch.moe_layers
+    return [
+        _call(
+            system, "all-reduce", np.where(spread, 0.0, mixers + feed_forward + 1.0), bytes_, system.tp, code
+        ),
+        _call(
+            system,
+            "all-reduce of attention",
+            np.where(spread, mixers, 0.0),
+            bytes_ / system.dp,
+            system.attention_width,
+            code,
+        ),
+        _call(
+            system,
+            "all-gather and reduce-scatter",
+            np.where(spread, 2.0 * feed_forward, 0.0),
+            HALF * bytes_,
+            system.tp,
+            code,
+        ),
+    ]
+
+
+def logits_calls(system: System, rows: Array) -> list[Call]:
+    """Return the gathering of the logits of the sampled rows from the ranks that hold a part of the vocabulary."""
+    bytes_ = HALF * HIDDEN_BYTES * rows * system.arch.vocab_size
+    return [_call(system, "gather logits", np.ones_like(system.tp), bytes_, system.tp, "graph")]

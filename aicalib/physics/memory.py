@@ -1,4 +1,8 @@
-"""Memory of one GPU: weights, KV pool, and how many tokens and requests the pool holds."""
+"""Memory of one GPU by the engine's own rule: weights, KV pool, and how many tokens and requests it holds.
+
+`needs` says what d deployments take; `memory_of` answers n questions about them with the engine's settings,
+all plain arrays that broadcast. `memory` does both for a batch.
+"""
 
 from __future__ import annotations
 
@@ -7,112 +11,421 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.physics import operators
-from aicalib.physics.system import System
+from aicalib.physics.kv_cache import Cells, cells, draft_cell_bytes, sglang_tokens, vllm_tokens
+from aicalib.physics.system import Settings, System
+from aicalib.physics.weights import draft_weight_bytes, value_bytes, weight_bytes
+from aicalib.profiles.coefficients import FORMAT_CLASSES
 
 Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
-MIB = 2.0**20
-GIB = 2.0**30
+KIB, MIB, GIB = 2.0**10, 2.0**20, 2.0**30
 
-CONTEXT_GIB = 1.0
-"""Memory in use on a GPU before weights are loaded: the CUDA context. Public start-up logs on H100 80GB show
-78.5 to 78.7 GiB free of 79.65 with one rank."""
 
-COMMUNICATION_GIB = 1.0
-"""Further memory in use with several ranks: communication buffers. The same logs show 77.2 to 77.7 GiB."""
+def _release(minor: int, patch: int = 0) -> float:
+    """Return the number of version 0.`minor`.`patch`, as `aicalib.engines.defaults.version_number` gives it."""
+    return minor * 1e6 + patch * 1e3
 
-WINDOW_POOL_RATIO = 0.8
-"""Tokens of SGLang's sliding-window pool over those of the full pool (`--swa-full-tokens-ratio`)."""
+
+DRIVER_BYTES = 0.46 * GIB
+"""What the driver keeps of the memory it reports: PyTorch sees 79.19 GiB of an H100's 79.65 (start-up logs of
+llm-d-planner, vLLM 0.19); 139.8 of 140.4 on H200, 44.4 of 45.0 on L40S."""
+
+CONTEXT_BYTES = 1.0 * GIB
+"""What a started process has taken of the reported memory before it loads a model, the driver's part included:
+SGLang logs 78.5 to 78.7 GiB free of 79.65 on H100 and 22.8 to 23.2 of 24.0 on RTX 3090 and 4090."""
+
+LINK_BYTES_S = 40e9
+"""One-way rate above which ranks talk over a link of their own and not over the host's bus."""
+
+SYMMETRIC_RANKS = 4.0
+"""Up to this many ranks communication buffers do not grow with them."""
+
+COMMUNICATION_BYTES = (0.1 * GIB, 1.0 * GIB, 1.8 * GIB, 3.5 * GIB)
+"""Buffers of NCCL and of the engine's own all-reduce before loading, on top of the context: over the host bus
+(L4 and RTX 4090), over a link with up to 4 ranks (H100: 78.7 -> 77.7 GiB free), with more (H100 and A100 with
+8: 76.6 to 76.9; H800 with 16: 76.9; H200 with 8: 138.0 of 140.4), and on AMD with 8 (MI355X: 283.5 of 288.0)."""
 
 STATE_RATIO = 0.9
-"""SGLang's default memory for the states of linear attention over that for the KV pool
+"""SGLang's default memory for the states of linear layers over that for the KV pool
 (`--mamba-full-memory-ratio`)."""
+
+STATES_PER_REQUEST = 3.0
+"""States that SGLang keeps ready for each running request while its prefix cache is on."""
+
+SGLANG_DRAFT_FIRST = _release(5, 18)
+"""From here on SGLang loads a draft model before it sizes the pool, and counts the draft's cells in it."""
+
+VLLM_FIXED_BYTES = (0.06 * GIB, 0.25 * GIB)
+"""Memory outside PyTorch's allocator that vLLM's profile counts on one rank: before 0.16, and since."""
+
+VLLM_RANKS_BYTES = (1.0 * GIB, 1.85 * GIB)
+"""Further such memory with tensor parallelism over a link: before 0.16, and since (0.19 on H100: 2.07 to 2.17
+GiB in all)."""
+
+VLLM_SMALL_SAMPLER = _release(16)
+"""From here on vLLM filters logits in a Triton kernel; before it sorted them (vllm-project/vllm#33538)."""
+
+VLLM_GRAPHS_COUNTED = _release(21)
+"""From here on vLLM takes its estimate of graph memory out of the budget."""
+
+VLLM_SORTED_LAYERS = _release(10)
+"""From here on vLLM sorts layers of several kinds into groups that share one pool."""
+
+SAMPLER_VALUES = (8.0, 3.0)
+"""32-bit values a logit at the sampler's peak, beside the logits as the model gives them. With a sort: 32-bit
+logits, sorted values and 64-bit indices, as much again as scratch space, and a softmax. With the kernel: 32-bit
+logits, softmax and noise."""
+
+SGLANG_SAMPLER_VALUES = 1.0
+"""The same in SGLang: 32-bit logits, turned into probabilities in place."""
+
+SAMPLER_PROGRAMS = 132.0
+"""Rows of 32-bit scratch values that the kernel takes, one a multiprocessor (an H100 has 132)."""
+
+UNPACKED = (FORMAT_CLASSES.index("weight_only_4"), FORMAT_CLASSES.index("weight_only_8"))
+"""Classes of expert formats whose kernels (Marlin) allocate their workspaces anew in every layer."""
+
+GRAPH_BYTES = 0.3 * GIB
+GRAPH_LAYER_BYTES = 17.0 * MIB
+GRAPH_BATCH = 512.0
+"""Captured graphs up to batch 512 take a constant and so much a layer: 0.84 to 1.66 GiB for 32 to 80 layers in the
+llm-d-planner logs; smaller largest batches take their share."""
+
+
+REQUEST_SLOT_BYTES = 4.0
+REQUEST_EXTRA = 4.0
+"""SGLang's table of where each token of a request lies: 32 bit a position, and some positions more than the longest
+context (`--context-length`) for each of the running requests and one."""
+
+
+class Needs(NamedTuple):
+    """What d deployments take on one GPU; bytes, shape (d,) each.
+
+    `context` is in use before loading, `fixed` what vLLM's profile counts beside weights and activations.
+    `step_token` and `forward_token` are per token of a step, `sequence` per sequence that is sampled, and
+    `graph_layer` is of all layers' graphs. `draft_weights` and `draft_cell` are of a draft model.
+    """
+
+    memory: Array
+    weights: Array
+    context: Array
+    fixed: Array
+    step_token: Array
+    forward_token: Array
+    hidden_token: Array
+    sequence: Array
+    scratch: Array
+    graphs: Array
+    draft_weights: Array
+    draft_cell: Array
+    held: Cells
+    window_ratio: Array
+    max_position: Array
+    ranks: Array
+    on_vllm: Flags
+    version: Array
+
+    def take(self, rows: NDArray[np.intp]) -> Needs:
+        """Return what some of the deployments take, in that order."""
+        picked = {name: values[rows] for name, values in self._asdict().items() if name != "held"}
+        return Needs(**picked, held=self.held.take(rows))
 
 
 class Memory(NamedTuple):
-    """Memory of one GPU in bytes, shape (n,) each; `max_total_tokens` is of the whole instance.
+    """Memory of one GPU in bytes, shape (n,) each; tokens and requests are of the instance.
 
-    `kv_pool_bytes` is not positive where the weights leave no room; `cell_bytes` is what one token takes.
+    `max_total_tokens` is what the engine reports, `capacity_tokens` what requests of the length that was asked fill.
+
+    `kv_pool_bytes` is not positive where the weights leave no room; `cell_bytes` is what one token takes of it, and
+    `state_bytes` is the memory for states of linear layers. `max_requests` is how many requests these states
+    allow, infinite without them. `request_table_bytes` is SGLang's table of requests, which lies outside its
+    budget. `ranks` are the attention-data-parallel ranks, each with a pool of its own.
     """
 
     weights_bytes: Array
     kv_pool_bytes: Array
+    state_bytes: Array
     reserve_bytes: Array
     activation_bytes: Array
     graph_bytes: Array
+    request_table_bytes: Array
     max_total_tokens: Array
+    capacity_tokens: Array
+    max_requests: Array
     cell_bytes: Array
+    ranks: Array
 
 
-def fits(system: System, held: Memory, tokens: Array) -> NDArray[np.bool_]:
+def spare_bytes(held: Memory, tokens: Array) -> Array:
+    """Return what the pool of one rank has left with one request of `tokens` tokens; negative: what is missing."""
+    return held.kv_pool_bytes - tokens * held.cell_bytes
+
+
+def fits(held: Memory, tokens: Array) -> Flags:
     """Return whether the pool of one attention rank holds a request of `tokens` tokens, shape (n,)."""
-    result: NDArray[np.bool_] = held.max_total_tokens / system.dp >= tokens
+    result: Flags = (held.capacity_tokens / held.ranks >= tokens) & (held.max_requests >= 1.0)
     return result
 
 
-def weight_bytes(system: System) -> Array:
-    """Return the bytes of weights on one GPU, shape (n,).
+def largest_concurrency(held: Memory, tokens: Array, max_running: Array) -> Array:
+    """Return how many requests of `tokens` tokens run at once: by pool, states and the engine's own limit."""
+    per_rank = np.floor(held.capacity_tokens / held.ranks / tokens)
+    return np.minimum(np.minimum(per_rank * held.ranks, held.max_requests), max_running)
 
-    Split products over their widths, replicated ones whole; norms and router in 16 bit.
-    """
-    arch = system.arch
-    attention = operators.attention_projections(arch, system.attention_width)
-    dense = (attention + operators.dense_ffn(arch) / system.tp) * system.gemm_bits / 8.0
-    experts = (
-        arch.moe_layers * arch.num_experts * operators.expert(arch) / system.tp * system.expert_bits / 8.0
+
+def context_bytes(system: System) -> Array:
+    """Return what is in use on a GPU before a model is loaded, shape (d,)."""
+    bus, few, many, amd = COMMUNICATION_BYTES
+    linked = system.link_bytes_s > LINK_BYTES_S
+    ranks = system.n_gpus
+    buffers = np.select(
+        [ranks <= 1.0, system.is_amd & (ranks > SYMMETRIC_RANKS), ~linked, ranks <= SYMMETRIC_RANKS],
+        [0.0, amd, bus, few],
+        many,
     )
-    tables = operators.head(arch) * np.where(arch.tied_embeddings > 0, 1.0, 2.0) / system.tp
-    table_bytes = tables * system.table_bits / 8.0
-    router = arch.moe_layers * arch.num_experts * arch.hidden_size
-    norms = arch.hidden_size * (arch.num_layers * arch.norms_per_layer + 1.0)
-    result: Array = (dense + experts + table_bytes + 2.0 * (router + norms)) / system.pp
-    return result
+    return CONTEXT_BYTES + buffers
 
 
-def cell_bytes(system: System) -> Array:
-    """Return the bytes that one token of the pool takes on one GPU, shape (n,).
+def needs(system: System, draft_layers: Array | float = 0.0) -> Needs:
+    """Return what d deployments take on one GPU.
 
-    On SGLang sliding-window layers have a pool of their own, `WINDOW_POOL_RATIO` as long as the full one, so a
-    token of the full pool costs that share of theirs.
-    """
-    arch = system.arch
-    full, window, latent = operators.kv_elements_per_token(arch, system.attention_width)
-    has_full = full + latent > 0
-    windowed = np.where(has_full & ~system.on_vllm, WINDOW_POOL_RATIO, 1.0) * window
-    elements = full + windowed + latent
-    return (elements * system.kv_bits / 8.0 + operators.indexer_bytes_per_token(arch)) / system.pp
-
-
-def memory(system: System) -> Memory:
-    """Return the memory of one GPU by the engine's own rule.
+    Parameters
+    ----------
+    system : System
+        d deployments.
+    draft_layers : ndarray, shape (d,), or float
+        Layers of a draft model of the kind that predicts further tokens (MTP, NextN, EAGLE).
 
     Notes
     -----
-    SGLang: pool = free before loading x fraction - weights, less the states of linear attention. vLLM: pool =
-    memory x utilization - weights - activation peak - context. `memory_fraction` is the engine's setting, filled
-    in by `aicalib.resolve`.
+    A step's activations, in the model's own format: its residual and hidden state, 2 h values a token; within a
+    dense layer 3 w of the feed-forward part and 4 h in all; for experts two workspaces of k max(w, h) and
+    k max(2 w, h), which stay allocated, except under the kernels that unpack weights.
     """
     arch = system.arch
-    weights = weight_bytes(system)
-    context = GIB * (CONTEXT_GIB + np.where(system.tp > 1.0, COMMUNICATION_GIB, 0.0))
-    # The peak of a dummy run: the widest activations of a chunk, in 16 bit (vLLM profiles it, SGLang
-    # keeps it in what the fraction leaves).
-    widest = np.maximum(
-        np.maximum(arch.intermediate_size, arch.moe_intermediate_size) / system.tp,
-        arch.hidden_size * np.maximum(arch.experts_per_token, 1.0),
+    counted = system.on_vllm | (system.version >= SGLANG_DRAFT_FIRST)
+    draft = np.where(counted, draft_layers, 0.0)
+    recent = system.on_vllm & (system.version >= VLLM_SMALL_SAMPLER)
+    split = (system.tp > 1.0) & (system.link_bytes_s > LINK_BYTES_S)
+    fixed = np.where(recent, VLLM_FIXED_BYTES[1], VLLM_FIXED_BYTES[0]) + np.where(
+        split, np.where(recent, VLLM_RANKS_BYTES[1], VLLM_RANKS_BYTES[0]), 0.0
     )
-    activation = 2.0 * system.chunk_tokens / system.dp * (3.0 * arch.hidden_size + 2.0 * widest)
-    graphs = 2.0 * MIB * system.graph_max_batch
-    on_vllm = system.on_vllm
-    budget = np.where(
+    h, value = arch.hidden_size, value_bytes(system)
+    dense_width = np.where(arch.dense_layers > 0, arch.intermediate_size, 0.0)
+    dense_width = np.maximum(dense_width, arch.shared_intermediate_size) / system.tp
+    slice_width = arch.moe_intermediate_size * system.ep / system.tp
+    workspaces = (
+        value * arch.experts_per_token * (np.maximum(slice_width, h) + np.maximum(2.0 * slice_width, h))
+    )
+    unpacked = np.isin(system.expert_class, UNPACKED)
+    filtered = np.where(recent, SAMPLER_VALUES[1], SAMPLER_VALUES[0])
+    sampler = np.where(system.on_vllm, filtered, SGLANG_SAMPLER_VALUES) + value / 4.0
+    return Needs(
+        memory=system.memory_bytes,
+        weights=weight_bytes(system),
+        context=context_bytes(system),
+        fixed=fixed,
+        step_token=np.where(unpacked, 0.0, workspaces),
+        forward_token=value * (3.0 * dense_width + 4.0 * h) + np.where(unpacked, workspaces, 0.0),
+        hidden_token=2.0 * value * h,
+        sequence=4.0 * sampler * arch.vocab_size,
+        scratch=np.where(recent, 4.0 * SAMPLER_PROGRAMS * arch.vocab_size, 0.0),
+        graphs=GRAPH_BYTES + GRAPH_LAYER_BYTES * arch.num_layers / system.pp,
+        draft_weights=draft_weight_bytes(system, draft),
+        draft_cell=draft_cell_bytes(system, draft),
+        held=cells(system),
+        window_ratio=system.window_ratio,
+        max_position=arch.max_position,
+        ranks=system.dp,
+        on_vllm=system.on_vllm,
+        version=system.version,
+    )
+
+
+def activation_bytes(need: Needs, chunk_tokens: Array, sequences: Array) -> Array:
+    """Return the peak of activations in a step of `chunk_tokens` tokens in all, on one GPU.
+
+    The larger of a layer's own and of the sampler's, which reads so many sequences.
+    """
+    tokens = chunk_tokens / np.where(need.on_vllm, 1.0, need.ranks)
+    sampled = np.minimum(sequences, chunk_tokens)
+    sampling = need.hidden_token * tokens + need.sequence * sampled + need.scratch
+    return np.maximum(need.forward_token * tokens, sampling) + need.step_token * tokens
+
+
+def sglang_pool_bytes(free_bytes: Array, memory_fraction: Array, weights_bytes: Array) -> Array:
+    """Return what SGLang gives to KV pools and states: free before loading x fraction - weights."""
+    return free_bytes * memory_fraction - weights_bytes
+
+
+def vllm_pool_bytes(
+    total_bytes: Array,
+    memory_fraction: Array,
+    weights_bytes: Array,
+    activation_bytes: Array,
+    fixed_bytes: Array,
+    graph_bytes: Array,
+) -> Array:
+    """Return what vLLM gives to the KV pool: total x utilization - weights - activations - fixed - graphs.
+
+    `graph_bytes` are those that the version takes out of the budget.
+    """
+    return total_bytes * memory_fraction - weights_bytes - activation_bytes - fixed_bytes - graph_bytes
+
+
+def counted_graph_bytes(need: Needs, graph_bytes: Array) -> Array:
+    """Return the graph memory that the engine takes out of its budget before it sizes the pool."""
+    return np.where(need.on_vllm & (need.version >= VLLM_GRAPHS_COUNTED), graph_bytes, 0.0)
+
+
+def pool_tokens(
+    need: Needs,
+    pool_bytes: Array,
+    chunk_tokens: Array,
+    context_tokens: Array,
+    window_ratio: Array,
+    page_tokens: Array | float = 1.0,
+) -> tuple[Array, Array]:
+    """Return the tokens of one rank's pool, and the bytes that states of linear layers take.
+
+    Parameters
+    ----------
+    need : Needs
+    pool_bytes : ndarray, shape (n,)
+        For pools and states together.
+    chunk_tokens, context_tokens, window_ratio, page_tokens : ndarray, shape (n,), or float
+        Tokens of a step; longest context; window pool over full pool; tokens of a page.
+    """
+    has_state = need.held.state > 0.0
+    share = np.where(has_state & ~need.on_vllm, STATE_RATIO / (1.0 + STATE_RATIO), 0.0)
+    states = np.maximum(pool_bytes, 0.0) * share
+    with_draft = need.held._replace(full=need.held.full + need.draft_cell)
+    sglang = sglang_tokens(
+        pool_bytes - states, with_draft, window_ratio, np.asarray(page_tokens, dtype=float)
+    )
+    if not need.on_vllm.any():
+        return sglang, states
+    hybrid = need.version >= VLLM_SORTED_LAYERS
+    vllm = vllm_tokens(pool_bytes, with_draft, context_tokens, chunk_tokens, hybrid)
+    return np.where(need.on_vllm, vllm, sglang), states
+
+
+def capacity_tokens(
+    need: Needs, tokens: Array, pool_bytes: Array, chunk_tokens: Array, length: Array
+) -> Array:
+    """Return the tokens of one rank's pool that requests of a length fill.
+
+    Windows keep a long request short: vLLM's pool is asked at this length. SGLang's window pool is shorter than
+    the full one, and binds requests that hardly outgrow the window.
+    """
+    windowed = need.held.window > 0.0
+    kept = np.maximum(np.minimum(length, need.held.window_tokens), 1.0)
+    sglang = tokens * np.where(windowed, np.minimum(1.0, need.window_ratio * length / kept), 1.0)
+    if not need.on_vllm.any():
+        return sglang
+    hybrid = need.version >= VLLM_SORTED_LAYERS
+    vllm = vllm_tokens(pool_bytes, need.held, length, chunk_tokens, hybrid)
+    return np.where(need.on_vllm, vllm, sglang)
+
+
+def memory_of(
+    need: Needs,
+    memory_fraction: Array,
+    chunk_tokens: Array,
+    max_running: Array,
+    graph_max_batch: Array,
+    context_tokens: Array | None = None,
+    page_tokens: Array | float = 1.0,
+    request_tokens: Array | None = None,
+) -> Memory:
+    """Return the memory of one GPU by the engine's own rule.
+
+    Parameters
+    ----------
+    need : Needs
+        Of n questions (`needs(system).take(rows)`).
+    memory_fraction, chunk_tokens, max_running, graph_max_batch : ndarray, shape (n,)
+        The engine's settings, all filled in.
+    context_tokens : ndarray, shape (n,), optional
+        The longest context that is served; the model's own if not given.
+    page_tokens : ndarray, shape (n,), or float
+        Tokens of a page of SGLang's pool.
+    request_tokens : ndarray, shape (n,), optional
+        Length of the requests that are asked about; the longest context if not given.
+
+    Notes
+    -----
+    SGLang: pool = free before loading x fraction - weights, states of linear layers out of it in the ratio
+    0.9 : 1. vLLM: pool = total x utilization - weights - activation peak - fixed, since 0.21 - graphs.
+    """
+    sampled = np.where(need.on_vllm, max_running, np.minimum(max_running, graph_max_batch))
+    activation = activation_bytes(need, chunk_tokens, sampled)
+    graphs = need.graphs * np.minimum(graph_max_batch / GRAPH_BATCH, 1.0)
+    loaded = need.weights + need.draft_weights
+    on_vllm = need.on_vllm
+    pool = np.where(
         on_vllm,
-        system.memory_bytes * system.memory_fraction - activation - context,
-        (system.memory_bytes - context) * system.memory_fraction,
+        vllm_pool_bytes(
+            need.memory - DRIVER_BYTES,
+            memory_fraction,
+            loaded,
+            activation,
+            need.fixed,
+            counted_graph_bytes(need, graphs),
+        ),
+        sglang_pool_bytes(need.memory - need.context, memory_fraction, loaded),
     )
-    pool = (budget - weights) / np.where(~on_vllm & (arch.linear_layers > 0), 1.0 + STATE_RATIO, 1.0)
-    inside = weights + np.maximum(pool, 0.0) + activation + graphs
-    reserve = np.maximum(system.memory_bytes - inside, 0.0)
-    cell = cell_bytes(system)
-    tokens = np.floor(np.maximum(pool, 0.0) / np.maximum(cell, 1e-9)) * system.dp
-    return Memory(weights, pool, reserve, activation, graphs, tokens, cell)
+    context = np.where(need.max_position > 0, need.max_position, chunk_tokens)
+    context = context if context_tokens is None else context_tokens
+    tokens, states = pool_tokens(need, pool, chunk_tokens, context, need.window_ratio, page_tokens)
+    held = need.held
+    length = context if request_tokens is None else request_tokens
+    capacity = capacity_tokens(need, tokens, pool, chunk_tokens, length)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        requests = np.where(
+            (held.state > 0.0) & ~on_vllm, np.floor(states / held.state / STATES_PER_REQUEST), np.inf
+        )
+    table = REQUEST_SLOT_BYTES * (max_running / need.ranks + 1.0) * (context + REQUEST_EXTRA)
+    table = np.where(on_vllm, 0.0, table)
+    inside = loaded + np.maximum(pool, 0.0) + activation + graphs + table
+    return Memory(
+        weights_bytes=loaded,
+        kv_pool_bytes=pool - states,
+        state_bytes=states,
+        reserve_bytes=np.maximum(need.memory - inside, 0.0),
+        activation_bytes=activation,
+        graph_bytes=graphs,
+        request_table_bytes=table,
+        max_total_tokens=tokens * need.ranks,
+        capacity_tokens=capacity * need.ranks,
+        max_requests=requests * need.ranks,
+        cell_bytes=held.full + need.draft_cell + np.where(on_vllm, 1.0, need.window_ratio) * held.window,
+        ranks=need.ranks,
+    )
+
+
+def memory(
+    system: System, at: NDArray[np.intp], settings: Settings, request_tokens: Array | None = None
+) -> Memory:
+    """Return the memory of one GPU for n questions about d deployments.
+
+    Parameters
+    ----------
+    system : System
+        d deployments.
+    at : ndarray of int, shape (n,)
+        Which deployment each question is about.
+    settings : Settings
+        Of the n questions, all filled in.
+    request_tokens : ndarray, shape (n,), optional
+        Length of the requests that are asked about; the longest context if not given.
+    """
+    return memory_of(
+        needs(system).take(at),
+        settings.memory_fraction,
+        settings.chunk_tokens,
+        settings.max_running,
+        settings.graph_max_batch,
+        request_tokens=request_tokens,
+    )

@@ -1,17 +1,20 @@
-"""What the physics reads of a batch of deployments: plain arrays, one element a deployment.
+"""What the physics reads of deployments: plain arrays, one element a deployment.
 
-A `System` is filled by `aicalib.resolve`; physics and serving only ever read it. All arrays have shape
-(n,), so that one prediction is a batch of one and a million are one call.
+A `System` holds what decides how long a step takes, for d distinct deployments; `Settings` hold what n
+questions about them set apart. Both are filled by `aicalib.resolve`; physics and serving only ever read them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.models.stack import ArchitectureArrays
+from aicalib.physics.kernels.kind import Machine
 from aicalib.profiles.coefficients import (
     FORMAT_CLASSES,
     KV_CLASSES,
@@ -28,38 +31,52 @@ Codes = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class System:
-    """A batch of n fully resolved deployments.
+    """d deployments: model, accelerator, formats, widths and engine.
 
     Attributes
     ----------
     arch : ArchitectureArrays
-        Architectures, each field of shape (n,).
-    gemm_bits, expert_bits, kv_bits : ndarray, shape (n,)
+        Architectures, each field of shape (d,).
+    gemm_bits, expert_bits, kv_bits : ndarray, shape (d,)
         True storage bits per element, scales included.
-    table_bits : ndarray, shape (n,)
+    table_bits : ndarray, shape (d,)
         Of embedding and output head, which most formats leave in 16 bit.
-    gemm_peak_flops_s, expert_peak_flops_s, attention_peak_flops_s : ndarray, shape (n,)
+    gemm_peak_flops_s, expert_peak_flops_s, attention_peak_flops_s : ndarray, shape (d,)
         Dense peak of one GPU for the math that the format really runs in.
-    gemm_class, expert_class : ndarray of int, shape (n,)
+    wide_peak_flops_s : ndarray, shape (d,)
+        The same of 16-bit math, in which routers and most output heads run.
+    gemm_class, expert_class : ndarray of int, shape (d,)
         Index into `FORMAT_CLASSES`.
-    kv_class, attention_class : ndarray of int, shape (n,)
+    kv_class, attention_class : ndarray of int, shape (d,)
         Index into `KV_CLASSES`.
-    bandwidth_bytes_s, link_bytes_s, memory_bytes : ndarray, shape (n,)
+    bandwidth_bytes_s, link_bytes_s, memory_bytes : ndarray, shape (d,)
         Of one GPU; the link is the one-way rate that an all-reduce of this width uses.
-    is_amd : ndarray of bool, shape (n,)
-    tp, dp, ep, pp : ndarray, shape (n,)
+    surfaces : mapping of str to ndarray of int, shape (d,)
+        Which fitted surface answers for each kernel, by the names of `aicalib.identify.SURFACES`.
+    masks_window : ndarray, shape (d,)
+        1 where the attention kernel of a prefill computes what lies outside of a window, and masks it.
+    expert_tile : ndarray, shape (d,)
+        Multiple to which the expert kernel pads widths.
+    is_amd : ndarray of bool, shape (d,)
+    tp, dp, ep, pp : ndarray, shape (d,)
         Widths as the engine's flags give them: `tp` is the width of one instance including its
         attention-data-parallel ranks `dp`; `ep` splits whole experts over the `tp` ranks.
-    engine : ndarray of int, shape (n,)
+    engine : ndarray of int, shape (d,)
         Index into `ENGINES`.
-    engine_month : ndarray, shape (n,)
+    engine_month : ndarray, shape (d,)
         Age of the engine version in months from its epoch.
-    memory_fraction : ndarray, shape (n,)
-        Share of the GPU's memory for weights and KV pool (SGLang), or in all (vLLM).
-    chunk_tokens, max_running, graph_max_batch : ndarray, shape (n,)
-        Tokens of a prefill step; most running requests; largest batch with a captured graph.
-    poll_interval : ndarray, shape (n,)
-        Decode steps between two looks of the scheduler for new requests.
+    latent_bits : ndarray, shape (d,)
+        Storage bits per element of a latent row, which the layouts for sparse attention keep partly in 16 bit.
+    hidden_pad, width_pad : ndarray, shape (d,)
+        Multiples to which the expert weights are padded on both sides of a matrix; 1 where they are not.
+    window_ratio : ndarray, shape (d,)
+        Tokens of SGLang's pool for sliding-window layers over those of the full pool.
+    one_pool : ndarray of bool, shape (d,)
+        The engine keeps sliding-window layers in the full pool.
+    has_encoder : ndarray of bool, shape (d,)
+        An encoder of images or sound stands before the language model.
+    version : ndarray, shape (d,)
+        Number that orders engine versions.
     """
 
     arch: ArchitectureArrays
@@ -70,6 +87,7 @@ class System:
     gemm_peak_flops_s: Array
     expert_peak_flops_s: Array
     attention_peak_flops_s: Array
+    wide_peak_flops_s: Array
     gemm_class: Codes
     expert_class: Codes
     kv_class: Codes
@@ -77,6 +95,9 @@ class System:
     bandwidth_bytes_s: Array
     link_bytes_s: Array
     memory_bytes: Array
+    surfaces: Mapping[str, Codes]
+    masks_window: Array
+    expert_tile: Array
     is_amd: NDArray[np.bool_]
     tp: Array
     dp: Array
@@ -84,51 +105,93 @@ class System:
     pp: Array
     engine: Codes
     engine_month: Array
+    latent_bits: Array
+    hidden_pad: Array
+    width_pad: Array
+    window_ratio: Array
+    one_pool: NDArray[np.bool_]
+    has_encoder: NDArray[np.bool_]
+    version: Array
+
+    @property
+    def attention_width(self) -> Array:
+        """Ranks that share one attention layer: tp / dp."""
+        return self.tp / self.dp
+
+    @property
+    def n_gpus(self) -> Array:
+        """GPUs of one instance: tp x pp."""
+        return self.tp * self.pp
+
+    @property
+    def on_vllm(self) -> NDArray[np.bool_]:
+        """Whether the engine is vLLM."""
+        result: NDArray[np.bool_] = self.engine == ENGINES.index("vllm")
+        return result
+
+    def machine(self, peak_flops_s: Array, bits: Array) -> Machine:
+        """Return what kernels read of the accelerators, with the peak of their math and the bits of what they read."""
+        return Machine(self.bandwidth_bytes_s, peak_flops_s, bits, self.link_bytes_s)
+
+    @property
+    def dense_machine(self) -> Machine:
+        """What kernels read that work in the format of dense weights, or in none of their own."""
+        return self.machine(self.gemm_peak_flops_s, self.gemm_bits)
+
+    def take(self, rows: Codes) -> System:
+        """Return some of the deployments, in that order."""
+        return self._each(lambda values: values[rows])
+
+    def column(self) -> System:
+        """Return the deployments with every array of shape (d, 1), to be set against a row of points."""
+        return self._each(lambda values: values[:, None])
+
+    def _each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> System:
+        arrays = {each.name: getattr(self, each.name) for each in fields(self)}
+        arch, surfaces = arrays.pop("arch"), arrays.pop("surfaces")
+        return System(
+            arch=arch.each(change),
+            surfaces={name: change(codes) for name, codes in surfaces.items()},
+            **{name: change(values) for name, values in arrays.items()},
+        )
+
+
+class Settings(NamedTuple):
+    """What n questions set of an engine; NaN where it is not given and not yet filled in. Shape (n,) each.
+
+    `memory_fraction` is the share of free memory for weights and pool (SGLang) or of the GPU's memory in all
+    (vLLM); `chunk_tokens` are those of a prefill step, `max_running` the most running requests,
+    `graph_max_batch` the largest batch with a captured graph, `poll_interval` the decode steps between two looks
+    of the scheduler for new requests.
+    """
+
     memory_fraction: Array
     chunk_tokens: Array
     max_running: Array
     graph_max_batch: Array
     poll_interval: Array
 
-    @property
-    def attention_width(self) -> Array:
-        """Ranks that share one attention layer: tp / dp, shape (n,)."""
-        return self.tp / self.dp
-
-    @property
-    def n_gpus(self) -> Array:
-        """GPUs of one instance: tp x pp, shape (n,)."""
-        return self.tp * self.pp
-
-    @property
-    def on_vllm(self) -> NDArray[np.bool_]:
-        """Whether the engine is vLLM, shape (n,)."""
-        result: NDArray[np.bool_] = self.engine == ENGINES.index("vllm")
-        return result
-
-    def take(self, rows: Codes) -> System:
-        """Return the deployments of some rows, in that order."""
-        picked = {each.name: getattr(self, each.name)[rows] for each in fields(self) if each.name != "arch"}
-        return System(arch=self.arch.take(rows), **picked)
+    def take(self, rows: Codes) -> Settings:
+        """Return the settings of some questions, in that order."""
+        return Settings(*(values[rows] for values in self))
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """One value of every coefficient a deployment, each of shape (n,) or a scalar.
+    """One value of every coefficient a deployment, each of shape (d,) or a scalar.
 
-    Built from a vector of values by `spread_over`; names as in `coefficients.toml`.
+    Built from a vector of values by `spread_over`, which says which coefficients of `coefficients.toml` each is made
+    of. Names that end in `_s` are seconds; the others are ratios, of which `poll_wait` is a share of the interval
+    between two looks of the scheduler.
     """
 
-    gemm_compute: Array
-    gemm_memory: Array
-    expert_compute: Array
-    expert_memory: Array
-    expert_slicing: float
-    attention_compute: Array
-    attention_memory: Array
-    elementwise_memory: float
-    all_reduce_bandwidth: float
-    all_reduce_latency_s: float
+    gemm: Array
+    experts: Array
+    decode_mixers: Array
+    prefill_mixers: Array
+    quantize: float
+    elementwise: float
+    links: float
     layer_s: Array
     moe_layer_s: Array
     sparse_layer_s: Array
@@ -143,6 +206,13 @@ class Coefficients:
     cold_s: Array
     device_slowdown: Array
 
+    def column(self) -> Coefficients:
+        """Return the coefficients with every array of shape (d, 1)."""
+        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name, value in values.items():
+            values[name] = value[:, None] if isinstance(value, np.ndarray) else value
+        return Coefficients(**values)
+
 
 REFERENCE_MONTH = 27.0
 """Month at which the fixed times hold as given, from the epoch of `aicalib.engines.releases` (2026-04)."""
@@ -152,12 +222,12 @@ NEWEST_MONTH = 30.0
 
 
 def spread_over(system: System, values: Array) -> Coefficients:
-    """Give every deployment of a batch its coefficients.
+    """Give every deployment its coefficients.
 
     Parameters
     ----------
     system : System
-        n deployments.
+        d deployments.
     values : ndarray, shape (number of coefficients,)
         One value a coefficient, in the order of `aicalib.profiles.coefficients.all_coefficients()`.
 
@@ -184,16 +254,13 @@ def spread_over(system: System, values: Array) -> Coefficients:
     decode = aged * np.where(on_vllm, one("vllm_layer"), 1.0)
     prefill = aged * np.where(on_vllm, one("vllm_prefill_launch"), 1.0)
     return Coefficients(
-        gemm_compute=family("gemm_compute", FORMAT_CLASSES, system.gemm_class),
-        gemm_memory=family("gemm_memory", FORMAT_CLASSES, system.gemm_class),
-        expert_compute=family("expert_compute", FORMAT_CLASSES, system.expert_class),
-        expert_memory=family("expert_memory", FORMAT_CLASSES, system.expert_class),
-        expert_slicing=one("expert_slicing"),
-        attention_compute=family("attention_compute", KV_CLASSES, system.attention_class),
-        attention_memory=family("attention_memory", KV_CLASSES, system.kv_class),
-        elementwise_memory=one("elementwise_memory"),
-        all_reduce_bandwidth=one("all_reduce_bandwidth"),
-        all_reduce_latency_s=one("all_reduce_latency"),
+        gemm=family("gemm", FORMAT_CLASSES, system.gemm_class),
+        experts=family("experts", FORMAT_CLASSES, system.expert_class),
+        decode_mixers=family("decode_attention", KV_CLASSES, system.kv_class),
+        prefill_mixers=family("prefill_attention", KV_CLASSES, system.attention_class),
+        quantize=one("quantize"),
+        elementwise=one("elementwise"),
+        links=one("links"),
         layer_s=one("layer_time") * decode,
         moe_layer_s=one("moe_layer_time") * decode,
         sparse_layer_s=one("sparse_layer_time") * decode,

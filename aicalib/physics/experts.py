@@ -1,0 +1,34 @@
+"""The routed experts of a step as calls of the grouped kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aicalib.physics.calls import Call
+from aicalib.physics.kernels.moe import DEFAULT_SKEW, MOE, SKEW, rank_shape
+from aicalib.physics.system import System
+
+Array = NDArray[np.float64]
+
+
+def expert_calls(system: System, tokens: Array) -> list[Call]:
+    """Return the routed experts that `tokens` tokens, of all ranks together, choose: those of the busiest rank."""
+    arch = system.arch
+    if not np.any(arch.moe_layers):
+        return []
+    shape = rank_shape(
+        np.maximum(tokens, 1.0),
+        np.maximum(arch.num_experts, 1.0),
+        np.maximum(arch.experts_per_token, 1.0),
+        arch.expert_hidden_size,
+        np.maximum(arch.moe_intermediate_size, 1.0),
+        arch.ffn_matrices,
+        system.tp / system.ep,
+        system.ep,
+        SKEW[DEFAULT_SKEW],
+        system.expert_tile,
+    )
+    machine = system.machine(system.expert_peak_flops_s, system.expert_bits)
+    code = system.surfaces["moe"]
+    return [Call("experts", MOE, code, arch.moe_layers, shape, machine, "experts", "expert", "moe")]
