@@ -1,8 +1,8 @@
 """From step times to what a benchmark client reports under a closed loop of requests.
 
-The engine runs prefill steps and decode steps one after the other. A client keeps C requests in flight:
-it begins with a burst of C requests, and then sends a new one whenever one ends. Throughput X solves
-X = running / (TTFT + (osl - 1) TPOT), where TPOT carries the prefill steps of others that stop a decode.
+A client keeps C requests in flight: it begins with a burst of C requests, and then sends a new one whenever one
+ends. Throughput X solves X = running / (TTFT + (osl - 1) TPOT), where TPOT carries the prefill of others: whole steps
+of it where the engine prefills first, what chunks add to the steps they ride in where it mixes.
 """
 
 from __future__ import annotations
@@ -12,76 +12,54 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.physics.steps import decode_step, prefill_step
-from aicalib.physics.system import ENGINES, Coefficients, System
-from aicalib.serving.load import Load, Service
+from aicalib.serving.load import Load, Service, Spread
+from aicalib.serving.prefill import burst, drawn_together, prefill_passes
+from aicalib.serving.server import Server
 
 Array = NDArray[np.float64]
 
 ROUNDS = 20
-"""Damped rounds of the fixed point of throughput and TPOT."""
+"""Most rounds of the fixed point of throughput and TPOT."""
+
+UNDAMPED = 3
+"""Rounds that come near it; only those after them are damped."""
+
+SETTLED = 1e-5
+"""Relative change of throughput in a round below which no row moves any more."""
 
 BUSIEST = 0.95
 """Utilisation by prefill at which the queue in front of it is cut off: a closed loop holds itself below."""
 
-PREFILL_FIRST = ENGINES.index("sglang")
-"""The engine that prefills before it decodes, so that requests of equal lengths stay in one wave for ever."""
-
-
-def captured_batch(batch: Array, graph_max_batch: Array) -> Array:
-    """Return the rows that a decode step is padded to: the next captured size, the batch itself above all.
-
-    SGLang captures 1, 2, 4, 8, 12, 16, then every eighth size to 256, every sixteenth to 512 and every
-    thirty-second above, and always the largest; vLLM's list differs little.
-    """
-    spacing = np.select([batch <= 2, batch <= 16, batch <= 256, batch <= 512], [1.0, 4.0, 8.0, 16.0], 32.0)
-    captured = np.minimum(np.ceil(batch / spacing) * spacing, graph_max_batch)
-    return np.where(batch <= graph_max_batch, captured, batch)
-
-
-class Burst(NamedTuple):
-    """Prompts that arrive together, all prefilled before any is decoded; seconds, shape (n,)."""
-
-    first_token_s: Array
-    others_s: Array
-    whole_s: Array
-
-
-def burst(system: System, c: Coefficients, load: Load, requests: Array) -> Burst:
-    """Return how long the mean request of a burst waits for its first token, and then for the rest.
-
-    Chunks of the engine's size run one after the other, on all attention ranks at once. The mean request waits
-    for half of the others' chunks before its first token and for the other half after it, before its second.
-    """
-    ranks = np.minimum(system.dp, requests)
-    total = requests * load.isl
-    tokens = np.minimum(total, system.chunk_tokens / system.dp * ranks)
-    passes = total / tokens
-    own = np.maximum(load.isl * ranks / tokens, 1.0)
-    time_s = prefill_step(system, c, tokens, load.isl, ranks).time_s
-    half_s = time_s * np.maximum(passes - own, 0.0) / 2.0
-    return Burst(time_s * own + half_s, half_s, time_s * passes)
-
 
 class Steady(NamedTuple):
-    """The closed loop after its first burst; seconds, shape (n,)."""
+    """The closed loop after its first burst; seconds, shape (n,).
+
+    Of TTFT, `queue_s` is the mean wait for the prefill of others, which a share `busy` of the requests meets, and
+    `look_s` that for the scheduler; `stall_s` is what the prefill of one prompt adds to the answers of others.
+    """
 
     ttft_s: Array
     tpot_s: Array
     throughput: Array
+    queue_s: Array
+    busy: Array
+    look_s: Array
+    stall_s: Array
 
 
-def steady_state(system: System, c: Coefficients, load: Load, running: Array, step_s: Array) -> Steady:
+def steady_state(server: Server, load: Load, running: Array, step_s: Array, host_s: Array) -> Steady:
     """Solve the closed loop of requests that come and go independently of each other.
 
     Parameters
     ----------
-    system, c, load
-        n deployments, their coefficients and workloads.
+    server, load
+        n engines and their workloads.
     running : ndarray, shape (n,)
         Requests that run at a time.
     step_s : ndarray, shape (n,)
         Time of a decode step at that batch.
+    host_s : ndarray, shape (n,)
+        Time between the end of a request and the arrival of the next.
 
     Returns
     -------
@@ -92,39 +70,77 @@ def steady_state(system: System, c: Coefficients, load: Load, running: Array, st
     -----
     Between two looks of the scheduler a = X TPOT poll requests end, and as many begin. With Poisson arrivals a
     look that finds any finds a / (1 - exp(-a)) of them; they are prefilled together, a chunk at most. Rounds are
-    damped by the geometric mean, since more throughput makes larger, cheaper prefills, which make more throughput.
+    damped by the geometric mean after the first, since more throughput makes larger, cheaper prefills, which make
+    more throughput; they end when none moves any more.
+
+    Where steps are mixed, a chunk adds to the step that takes it only what the step takes longer; there are never
+    more such steps than steps, so that prefill bounds the throughput.
     """
-    host_s = c.host_s + c.host_token_s * load.isl
-    rank_chunk = system.chunk_tokens / system.dp
-    most = np.maximum(system.chunk_tokens / load.isl, 1.0)
-    poll_wait_s = c.poll_wait * system.poll_interval * np.minimum(1.0, running - 1.0)
-    tpot_s = step_s
-    throughput = running / (load.osl * step_s)
-    for _ in range(ROUNDS):
-        arrivals = throughput * system.poll_interval * tpot_s
-        together = np.minimum(arrivals / -np.expm1(-arrivals), most)
-        ranks = np.minimum(system.dp, together)
-        tokens = np.minimum(together * load.isl, rank_chunk * ranks)
-        pass_s = prefill_step(system, c, tokens, load.isl, ranks).time_s
-        prefill_s = pass_s * load.isl / tokens
-        tpot_s = np.sqrt(tpot_s * (step_s + (running - 1.0) / load.osl * prefill_s))
+    interval, mixed = server.settings.poll_interval, server.mixed
+    passes = prefill_passes(server, load, running)
+    most = passes.most
+    look_s = server.poll_wait * interval * np.minimum(1.0, running - 1.0) * step_s
+    after_first = load.osl - 1.0
+    others = (running - 1.0) / load.osl
+    half = running / 2.0
+    until = interval * server.accepted
+    plain_s = tpot_s = step_s / server.accepted
+    throughput = running / (load.osl * plain_s)
+    for turn in range(ROUNDS):
+        together = np.minimum(drawn_together(throughput * until * tpot_s), most)
+        tokens, pass_s = passes.at(together)
+        share = passes.new / tokens
+        stage_s = server.stage_s(pass_s)
+        prefill_s = stage_s * share
+        added_s = others * prefill_s
+        if mixed is not None:
+            longer_s = np.maximum(stage_s - server.stage_s(step_s), 0.0)
+            steps = np.minimum(others * share, _steps(server))
+            added_s = np.where(mixed, steps * longer_s, added_s)
+        found_s = plain_s + added_s
+        tpot_s = found_s if turn < UNDAMPED else np.sqrt(tpot_s * found_s)
         busy = np.minimum(throughput * prefill_s, BUSIEST)
-        queue_s = np.minimum(busy / (2.0 * (1.0 - busy)), running / 2.0) * prefill_s
-        own_s = pass_s * np.maximum(load.isl * ranks / tokens, 1.0)
-        ttft_s = own_s + queue_s + poll_wait_s * step_s
-        throughput = np.sqrt(throughput * running / (host_s + ttft_s + (load.osl - 1.0) * tpot_s))
-    return Steady(ttft_s, tpot_s, throughput)
+        queue_s = np.minimum(0.5 * busy / (1.0 - busy), half) * prefill_s
+        own = np.maximum(share * np.minimum(server.dp, together), 1.0)
+        own_s = pass_s * own if server.stages is None else pass_s + stage_s * (own - 1.0)
+        ttft_s = own_s + queue_s + look_s
+        if mixed is not None:
+            bound_s = running * prefill_s - host_s - after_first * tpot_s
+            ttft_s = np.where(mixed, np.maximum(ttft_s, bound_s), ttft_s)
+        before, throughput = throughput, running / (host_s + ttft_s + after_first * tpot_s)
+        if turn >= UNDAMPED:
+            throughput = np.sqrt(before * throughput)
+            if np.abs(throughput / before - 1.0).max(initial=0.0) <= SETTLED:
+                break
+    stall_s = np.divide(added_s, others, out=np.zeros_like(added_s), where=others > 0.0)
+    return Steady(ttft_s, tpot_s, throughput, queue_s, busy, look_s, stall_s)
 
 
-def serve(system: System, c: Coefficients, load: Load, max_total_tokens: Array) -> Service:
+def _steps(server: Server) -> Array | float:
+    """Return the steps for each token of an answer, over all stages."""
+    return (1.0 if server.stages is None else server.stages.number) / server.accepted
+
+
+def stall_deviation_s(stall_s: Array, prompts: Array, load: Load) -> Array:
+    """Return the standard deviation of TPOT over requests in seconds, shape (n,).
+
+    Parameters
+    ----------
+    stall_s : ndarray, shape (n,)
+        What the prefill of one other prompt adds to an answer.
+    prompts : ndarray, shape (n,)
+        Mean number of prompts that are prefilled during an answer; their number is Poisson distributed.
+    """
+    return stall_s * np.sqrt(prompts) / np.maximum(load.osl - 1.0, 1.0)
+
+
+def serve_closed(server: Server, load: Load, max_total_tokens: Array) -> Service:
     """Return what a client reports for each deployment and workload.
 
     Parameters
     ----------
-    system : System
-        n deployments.
-    c : Coefficients
-        Their coefficients.
+    server : Server
+        n engines.
     load : Load
         n workloads.
     max_total_tokens : ndarray, shape (n,)
@@ -135,31 +151,29 @@ def serve(system: System, c: Coefficients, load: Load, max_total_tokens: Array) 
     Service
         Times in seconds, shape (n,); TPOT is NaN where an answer has one token.
     """
-    context = load.isl + load.osl / 2.0
-    locked = load.lockstep & (system.engine == PREFILL_FIRST)
+    context, after_first = load.context, load.osl - 1.0
+    locked = load.lockstep & server.prefill_first
     # Requests at different points of their answer hold half of it on average; in lockstep all end full.
-    held = np.where(locked | load.static, load.isl + load.osl, context)
-    capacity = np.floor(np.minimum(system.max_running, max_total_tokens / held))
-    running = np.minimum(load.concurrency, np.maximum(capacity, 1.0))
-    padded = captured_batch(running, system.graph_max_batch)
-    step_s = decode_step(system, c, running, context, padded).time_s
-    after_first = load.osl - 1.0
+    held = np.where(locked, load.isl + load.osl, context)
+    running = np.minimum(load.concurrency, server.capacity(held, max_total_tokens))
+    step_s = server.decode_s(running, context)
+    host_s = server.host_per_request_s(load)
 
-    first = burst(system, c, load, running)
-    steady = steady_state(system, c, load, running, step_s)
-    locked_tpot_s = step_s + first.others_s / np.maximum(after_first, 1.0)
-    tpot_s = np.where(load.static, step_s, np.where(locked, locked_tpot_s, steady.tpot_s))
-    usual_s = np.where(load.static, first.whole_s, np.where(locked, first.first_token_s, steady.ttft_s))
-    burst_s = np.where(load.static, first.whole_s, first.first_token_s)
+    first = burst(server, load, running)
+    steady = steady_state(server, load, running, step_s, host_s)
+    locked_tpot_s = step_s / server.accepted + first.others_s / np.maximum(after_first, 1.0)
+    tpot_s = np.where(locked, locked_tpot_s, steady.tpot_s)
+    usual_s = np.where(locked, first.first_token_s, steady.ttft_s)
 
-    host_s = np.where(load.static, 0.0, c.host_s + c.host_token_s * load.isl)
-    cold_s = np.where(load.warmed_up | load.static, 0.0, c.cold_s)
+    cold_s = np.where(load.warmed_up, 0.0, server.cold_s)
     served_s = host_s + usual_s + after_first * tpot_s
-    waiting_s = (load.concurrency - running) * served_s / running
+    line_s = (load.concurrency - running) * served_s / running
     share = np.clip(load.concurrency / load.num_prompts, 0.0, 1.0)
-    mean_s = host_s + (1.0 - share) * usual_s + share * (burst_s + cold_s) + waiting_s
-    median_s = host_s + np.where(share > 0.5, burst_s + cold_s, usual_s) + waiting_s
+    mean_s = host_s + (1.0 - share) * usual_s + share * (first.first_token_s + cold_s) + line_s
+    median_s = host_s + np.where(share > 0.5, first.first_token_s + cold_s, usual_s) + line_s
     e2e_s = mean_s + after_first * tpot_s
+    random_s = steady.queue_s + steady.look_s
+    even = np.sqrt(1.0 / 3.0) * first.others_s / np.maximum(after_first, 1.0)
     return Service(
         ttft_mean_s=mean_s,
         ttft_median_s=median_s,
@@ -168,4 +182,15 @@ def serve(system: System, c: Coefficients, load: Load, max_total_tokens: Array) 
         e2e_median_s=median_s + after_first * tpot_s,
         requests_s=load.concurrency / e2e_s,
         running=running,
+        sustainable_s=np.full_like(mean_s, np.nan),
+        spread=Spread(
+            fixed_s=host_s + usual_s - random_s + line_s,
+            even_s=2.0 * steady.look_s,
+            queue_s=steady.queue_s,
+            queued=steady.busy,
+            first_low_s=host_s + first.earliest_s + cold_s + line_s,
+            first_high_s=host_s + first.whole_s + cold_s + line_s,
+            first_share=np.where(locked, 1.0, share),
+            tpot_deviation_s=np.where(locked, even, stall_deviation_s(steady.stall_s, running - 1.0, load)),
+        ),
     )

@@ -1,0 +1,170 @@
+"""From a resolved batch and coefficients to the engines that serving reads, and the memory that they have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aicalib.batch import Batch
+from aicalib.deployment import Identity
+from aicalib.features import Drafting, Part, Separation
+from aicalib.physics.draft_memory import with_drafter
+from aicalib.physics.kv_cache import cells
+from aicalib.physics.memory import Memory, Needs, fits, memory, needs
+from aicalib.physics.memory import memory_of as memory_needed
+from aicalib.physics.system import Coefficients, System, spread_over
+from aicalib.physics.tables import KernelTables, StepTables, StepTimes, tabulate
+from aicalib.physics.weights import weight_bytes
+from aicalib.profiles.profile import Profile
+from aicalib.recent import Recent
+from aicalib.serving.disaggregated import Pools
+from aicalib.serving.server import Server, server_of
+from aicalib.serving.speculation import METHODS, Speculation
+
+Array = NDArray[np.float64]
+Yes = NDArray[np.bool_]
+
+
+class Known(NamedTuple):
+    """What a batch's deployments take and need, whatever is asked of them."""
+
+    tables: StepTables
+    system: System
+    coefficients: Coefficients
+
+
+_TABLES: Recent[Known] = Recent(256)
+_NEEDS: Recent[Needs] = Recent(256)
+
+
+FEW = 64
+"""Deployments of a batch up to which what was made for them is kept for the next question about the same."""
+
+
+def _few(batch: Batch) -> tuple[tuple[Identity, ...], tuple[bytes, ...]] | None:
+    """Return who the few deployments of a batch are and their numbers; None of many."""
+    system = batch.system
+    if system.tp.size > FEW:
+        return None
+    numbers = (system.tp, system.dp, system.ep, system.pp, system.engine_month)
+    return tuple(batch.identities[code] for code in batch.who), tuple(each.tobytes() for each in numbers)
+
+
+def recent_tables(batch: Batch, profile: Profile) -> Known:
+    """Return the step times of a batch's deployments; those of few are kept for the next question."""
+    few = _few(batch)
+    if few is None:
+        return _tables(batch.system, profile.values)
+    return _TABLES.get((profile, *few[0]), few[1], lambda: _tables(batch.system, profile.values))
+
+
+def _needs(batch: Batch) -> Needs:
+    """Return what the questions' deployments need of memory; that of few is kept for the next question."""
+    few = _few(batch)
+    found = needs(batch.system) if few is None else _NEEDS.get(*few, lambda: needs(batch.system))
+    return found if batch.at.size == batch.system.tp.size == 1 else found.take(batch.at)
+
+
+def _tables(system: System, values: Array, kernels: KernelTables | None = None) -> Known:
+    c = spread_over(system, values)
+    return Known(tabulate(system, c, kernels), system, c)
+
+
+def servers(
+    batch: Batch,
+    values: Array,
+    known: Known | None = None,
+    kernels: KernelTables | None = None,
+) -> Server:
+    """Return the engines of n questions.
+
+    Parameters
+    ----------
+    batch : Batch
+        n questions.
+    values : ndarray, shape (number of coefficients,)
+    known : Known, optional
+        Tables of the batch's deployments, where they are there already.
+    kernels : KernelTables, optional
+        Kernel times of the batch's deployments, where they are there already.
+    """
+    found, features = known or _tables(batch.system, values, kernels), batch.features
+    return server_of(
+        *found,
+        batch.at,
+        batch.settings,
+        features.mixed_chunk,
+        features.drafting and _speculation(batch, features.drafting, values),
+        features.separation and _pools(batch, features.separation, values),
+    )
+
+
+def _speculation(batch: Batch, drafts: Drafting, values: Array) -> Speculation:
+    draft = None
+    if drafts.part is not None:
+        tables, _, _ = _tables(drafts.part.system, values)
+        # The engine's own time per step is that of the model's step, which the drafts are part of.
+        tables = replace(tables, step_s=0.0 * tables.step_s, request_s=0.0 * tables.request_s)
+        draft = StepTimes(tables, drafts.part.at, batch.settings.graph_max_batch)
+    layers = batch.system.arch.num_layers[batch.at]
+    return Speculation(drafts.drafted, drafts.accepted, layers, drafts.has_draft_model, draft)
+
+
+def _pools(batch: Batch, pools: Separation, values: Array) -> Pools:
+    part = pools.part
+    cell = np.maximum(_cell_bytes(part.system)[part.at], _cell_bytes(batch.system)[batch.at])
+    return Pools(
+        separate=pools.separate,
+        prefill=server_of(*_tables(part.system, values), part.at, batch.settings),
+        prefill_instances=pools.prefill_instances,
+        decode_instances=pools.decode_instances,
+        transfer_s=batch.load.isl * cell / pools.network_bytes_s,
+    )
+
+
+def memory_of(batch: Batch) -> tuple[Memory, Yes]:
+    """Return the memory of one GPU (of a decode instance) of n questions, and whether the deployment fits."""
+    whole = batch.load.isl + batch.load.osl
+    settings = batch.settings
+    held = memory_needed(
+        _needs(batch),
+        settings.memory_fraction,
+        settings.chunk_tokens,
+        settings.max_running,
+        settings.graph_max_batch,
+        request_tokens=whole,
+    )
+    drafts, pools = batch.features.drafting, batch.features.separation
+    if drafts is not None:
+        held = with_drafter(held, *_drafter_bytes(batch, drafts))
+    fitting = fits(held, whole)
+    if pools is not None:
+        prefill = memory(pools.part.system, pools.part.at, batch.settings, batch.load.isl)
+        fitting &= fits(prefill, batch.load.isl) | ~pools.separate
+    return held, fitting
+
+
+def capacity(batch: Batch, held: Memory) -> Array:
+    """Return the tokens that requests of the batch's lengths can hold: of the pool, and as states allow requests."""
+    return np.minimum(held.capacity_tokens, held.max_requests * (batch.load.isl + batch.load.osl))
+
+
+def _cell_bytes(system: System) -> Array:
+    found = cells(system)
+    return found.full + found.window
+
+
+def _drafter_bytes(batch: Batch, drafts: Drafting) -> tuple[Array, Array]:
+    """Return weights and bytes a token of the drafters on one GPU: an MTP layer is as large as a layer."""
+    system, layers = batch.system, batch.system.arch.num_layers
+    is_layer = drafts.method == METHODS.index("mtp")
+    weights = np.where(is_layer, (weight_bytes(system) / layers)[batch.at], 0.0)
+    cell = np.where(is_layer, (_cell_bytes(system) / layers)[batch.at], 0.0)
+    part: Part | None = drafts.part
+    if part is not None:
+        weights = np.where(drafts.has_draft_model, weight_bytes(part.system)[part.at], weights)
+        cell = np.where(drafts.has_draft_model, _cell_bytes(part.system)[part.at], cell)
+    return weights, cell
