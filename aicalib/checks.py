@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,41 +24,55 @@ COUNTS = ("tp", "dp", "ep", "pp", "concurrency", "num_prompts", *SETTINGS)
 MAY_BE_ZERO = ("cuda_graph_max_bs",)
 """Counts whose zero means without."""
 
+
+class Widths(NamedTuple):
+    """Parallel widths of deployments, shape (d,) each."""
+
+    tp: Array
+    dp: Array
+    ep: Array
+    pp: Array
+
+
 MOST_MONTHS = 240.0
 """Months from the epoch that no engine version is older or newer than."""
 
 
 def kv_heads_divide(arch: ArchitectureArrays, width: Array) -> NDArray[np.bool_]:
-    """Return whether the KV heads can be split over a width: into equal parts, or into copies of one each."""
-    softmax = arch.full_layers + arch.window_layers > 0
-    even = np.mod(np.maximum(arch.kv_heads, width), np.maximum(np.minimum(arch.kv_heads, width), 1.0)) == 0
-    result: NDArray[np.bool_] = even | ~softmax
+    """Return whether the KV heads can be split over a width: into equal parts, or into copies of one each.
+
+    A mean over blocks that differ says nothing of the single ones and passes.
+    """
+    result = np.ones(np.broadcast(arch.kv_heads, width).shape, dtype=bool)
+    for layers, heads in (
+        (arch.full_layers + arch.block_sparse_layers, arch.kv_heads),
+        (arch.window_layers, arch.window_kv_heads),
+    ):
+        even = np.mod(np.maximum(heads, width), np.maximum(np.minimum(heads, width), 1.0)) == 0
+        result &= even | (layers == 0) | (np.mod(heads, 1.0) > 0)
     return result
 
 
 def wrong_numbers(
-    arch: ArchitectureArrays, together: Array, numbers: dict[str, Array], identities: list[Identity]
+    numbers: dict[str, Array], max_position: Array, model: Callable[[int], str]
 ) -> Iterator[tuple[int, RequestError]]:
     """Yield the rows whose numbers cannot be, each with the reason.
 
     Parameters
     ----------
-    arch : ArchitectureArrays
-        Of n rows.
-    together : ndarray, shape (n,)
-        GPUs of one node.
     numbers : dict of str to ndarray, shape (n,)
         Filled in, except the engine's settings, which are NaN where not given.
-    identities : list of Identity
-        One a row, for their names.
+    max_position : ndarray, shape (n,)
+        Longest sequence of the model in tokens, 0 where not known.
+    model : callable
+        Row -> name of its model.
     """
     for name in COUNTS:
         value = numbers[name]
-        bad = ~np.isfinite(value) | (value < 1.0) | (np.nan_to_num(value, posinf=0.5) % 1 != 0)
+        least = 0.0 if name in MAY_BE_ZERO else 1.0
+        bad = ~((value >= least) & (value < np.inf) & (np.trunc(value) == value))
         if name in SETTINGS:
             bad &= ~np.isnan(value)
-        if name in MAY_BE_ZERO:
-            bad &= value != 0.0
         for place in np.flatnonzero(bad):
             yield int(place), InvalidValue(f"{name} {value[place]:g} is not a positive whole number")
     for name in ("isl", "osl"):
@@ -65,21 +80,55 @@ def wrong_numbers(
         for place in np.flatnonzero(~np.isfinite(value) | (value < 1.0)):
             yield int(place), InvalidValue(f"{name} {value[place]:g} is not a number of tokens from 1 on")
     longest = numbers["isl"] + numbers["osl"]
-    for place in np.flatnonzero((arch.max_position > 0) & (longest > arch.max_position)):
+    for place in np.flatnonzero((max_position > 0) & (longest > max_position)):
         yield (
             int(place),
             InvalidValue(
-                f"isl and osl make {longest[place]:g} tokens; {identities[place].architecture.name} has "
-                f"{arch.max_position[place]:g} positions"
+                f"isl and osl make {longest[place]:g} tokens; {model(int(place))} has "
+                f"{max_position[place]:g} positions"
             ),
+        )
+    context = numbers["context_len"]
+    for place in np.flatnonzero(longest > context):
+        yield (
+            int(place),
+            InvalidValue(f"isl and osl make {longest[place]:g} tokens; context_len is {context[place]:g}"),
         )
     month = numbers["engine_month"]
     for place in np.flatnonzero(np.abs(month) > MOST_MONTHS):
         yield int(place), InvalidValue(f"engine_month {month[place]:g} is no month of an engine")
+    if "prefix_hit" in numbers:
+        hit = numbers["prefix_hit"]
+        for place in np.flatnonzero(~((hit >= 0.0) & (hit <= 1.0))):
+            yield int(place), InvalidValue(f"prefix_hit {hit[place]:g} is not a share between 0 and 1")
     fraction = numbers["mem_fraction"]
     for place in np.flatnonzero((fraction <= 0.0) | (fraction > 1.0)):
         yield int(place), InvalidValue(f"mem_fraction {fraction[place]:g} is not between 0 and 1")
-    tp, dp, ep, pp = (numbers[name] for name in ("tp", "dp", "ep", "pp"))
+
+
+def wrong_widths(
+    arch: ArchitectureArrays,
+    together: Array,
+    widths: Widths,
+    identities: list[Identity],
+    memory_only: bool = False,
+) -> Iterator[tuple[int, RequestError]]:
+    """Yield the deployments whose parallel widths cannot be, each with the reason.
+
+    Parameters
+    ----------
+    arch : ArchitectureArrays
+        Of d deployments.
+    together : ndarray, shape (d,)
+        GPUs that a link joins.
+    widths : Widths
+        Of the d deployments.
+    identities : list of Identity
+        One a deployment, for their names.
+    memory_only : bool
+        Memory alone is asked for, which pipeline stages and several nodes do not stand in the way of.
+    """  # fmt: skip
+    tp, dp, ep, pp = widths
     heads, experts = arch.heads, arch.num_experts
 
     def model(at: int) -> str:
@@ -99,14 +148,31 @@ def wrong_numbers(
             [f"tp {width}" for width in WIDTHS if width % dp[at] == 0 and heads[at] % (width / dp[at]) == 0],
         )
 
+    def too_long(at: int) -> RequestError:
+        gpu = identities[at].accelerator.name
+        return NotCovered(
+            f"tp {tp[at]:g} x pp {pp[at]:g} spans more than the {together[at]:g} {gpu} of one node; several nodes are "
+            "not covered yet",
+            [f"pp {together[at] // tp[at]:g}"],
+        )
+
     with np.errstate(invalid="ignore", divide="ignore"):
         checks: list[tuple[NDArray[np.bool_], Callable[[int], RequestError]]] = [
+            ((tp > together) & (not memory_only), too_wide),
+            ((pp > 1) & (tp * pp > together) & (not memory_only), too_long),
             (
-                pp > 1,
-                lambda at: NotCovered(f"pp {pp[at]:g}: pipeline parallelism is not covered yet", ["pp 1"]),
+                pp > arch.num_layers,
+                lambda at: InvalidValue(
+                    f"pp {pp[at]:g} is more than the {arch.num_layers[at]:g} layers of {model(at)}", ["pp 1"]
+                ),
             ),
-            (tp > together, too_wide),
             (np.mod(tp, dp) != 0, lambda at: InvalidValue(f"dp {dp[at]:g} does not divide tp {tp[at]:g}")),
+            (
+                (ep > 1) & (experts == 0),
+                lambda at: InvalidValue(
+                    f"ep {ep[at]:g} on {model(at)}: it is a dense model without experts", ["ep 1"]
+                ),
+            ),
             (np.mod(tp, ep) != 0, lambda at: InvalidValue(f"ep {ep[at]:g} does not divide tp {tp[at]:g}")),
             (np.mod(heads, tp / dp) != 0, heads_do_not_divide),
             (
@@ -117,7 +183,7 @@ def wrong_numbers(
                 ),
             ),
             (
-                (ep > 1) & ((experts == 0) | (np.mod(experts, ep) != 0)),
+                (ep > 1) & (experts > 0) & (np.mod(experts, ep) != 0),
                 lambda at: InvalidValue(
                     f"ep {ep[at]:g} does not divide the {experts[at]:g} experts of {model(at)}", ["ep 1"]
                 ),

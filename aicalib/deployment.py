@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aicalib.hardware import Accelerator
+from aicalib.hardware import Accelerator, as_file
 from aicalib.models import Architecture
 from aicalib.quant import QuantConfig
 
@@ -23,6 +23,9 @@ class Identity:
         Age of the version, months from the epoch of `aicalib.engines`.
     notes : tuple of str
         What was filled in and why, for people.
+    kernel_origin : str
+        The weakest origin among the kernels of the model's layers: "kernel-fit" (timed on this accelerator),
+        "extrapolated" (on one of its generation, or in a format that stands in), "datasheet" (neither).
     """
 
     architecture: Architecture
@@ -32,6 +35,61 @@ class Identity:
     engine_version: str
     engine_month: float
     notes: tuple[str, ...] = ()
+    kernel_origin: str = "datasheet"
+
+
+@dataclass(frozen=True)
+class Drafter:
+    """Speculative decoding as a question asks for it.
+
+    Attributes
+    ----------
+    method : str
+        One of `aicalib.serving.speculation.METHODS`.
+    tokens : int
+        Drafted a step, the token that the step yields in any case not counted.
+    accept : float
+        Mean tokens that a step yields (acceptance length), from 1 on.
+    model, gemm : str, optional
+        The draft model, by name or file, and the format of its weights (its checkpoint's if not given).
+    """
+
+    method: str
+    tokens: int
+    accept: float
+    model: str | None = None
+    gemm: str | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the options that ask for it."""
+        return {
+            "spec_method": self.method,
+            "spec_tokens": self.tokens,
+            "spec_accept": self.accept,
+            "draft_model": self.model,
+            "draft_gemm": self.gemm,
+        }
+
+
+@dataclass(frozen=True)
+class Disaggregation:
+    """Prefill on instances of its own.
+
+    Attributes
+    ----------
+    prefill_tp, prefill_dp, prefill_ep : int
+        Widths of a prefill instance; those of the deployment are a decode instance's.
+    prefill_instances, decode_instances : int
+    network_gbit_s : float
+        Rate at which one GPU sends its part of the cache.
+    """
+
+    prefill_tp: int
+    prefill_dp: int
+    prefill_ep: int
+    prefill_instances: int
+    decode_instances: int
+    network_gbit_s: float
 
 
 @dataclass(frozen=True)
@@ -53,6 +111,12 @@ class Deployment:
         Largest decode batch with a captured graph.
     poll_interval : int
         Decode steps between two looks of the scheduler for new requests.
+    mixed_chunk : bool
+        SGLang: running requests decode in the steps of prefill chunks.
+    drafter : Drafter, optional
+        Speculative decoding.
+    disaggregation : Disaggregation, optional
+        Prefill on instances of its own.
     """
 
     identity: Identity
@@ -65,19 +129,36 @@ class Deployment:
     max_running: int
     graph_max_batch: int
     poll_interval: int
+    mixed_chunk: bool = False
+    drafter: Drafter | None = None
+    disaggregation: Disaggregation | None = None
 
     @property
     def n_gpus(self) -> int:
-        """GPUs of the instance."""
-        return self.tp * self.pp
+        """All GPUs: of the instance, or of all instances where prefill has its own."""
+        one, pools = self.tp * self.pp, self.disaggregation
+        if pools is None:
+            return one
+        return pools.decode_instances * one + pools.prefill_instances * pools.prefill_tp
+
+    def options(self) -> dict[str, object]:
+        """Return the options that differ from a plain engine's."""
+        mixed: dict[str, object] = {"enable_mixed_chunk": True} if self.mixed_chunk else {}
+        drafter = self.drafter.as_dict() if self.drafter else {}
+        return mixed | drafter | (dict(self.disaggregation.__dict__) if self.disaggregation else {})
 
     def as_dict(self) -> dict[str, object]:
-        """Return names and numbers, all that is needed to ask again."""
+        """Return names and numbers, all that is needed to ask again.
+
+        A user's own accelerator stands there with all its figures, under the keys of its file.
+        """
         who = self.identity
+        own = who.accelerator.file
         return {
             "model": who.architecture.name,
             "hf_id": who.architecture.hf_id or None,
             "gpu": who.accelerator.name,
+            **({"accelerator": as_file(who.accelerator)} if own else {}),
             "n_gpus": self.n_gpus,
             "tp": self.tp,
             "pp": self.pp,
@@ -91,6 +172,7 @@ class Deployment:
             "max_running_requests": self.max_running,
             "cuda_graph_max_bs": self.graph_max_batch,
             "scheduler_recv_interval": self.poll_interval,
+            **self.options(),
             "notes": list(who.notes),
         }
 
@@ -103,26 +185,32 @@ class Workload:
     ----------
     isl, osl : float
         Mean input and output tokens of a request.
-    concurrency : int
-        Requests in flight, or in the batch of a static load.
+    concurrency : int, optional
+        Requests in flight, or in the batch of a static load; not read under the other loads.
     load : str
-        "closed" or "static_batch".
+        One of `aicalib.serving.load.LOADS`.
     num_prompts : int, optional
-        Requests of the whole benchmark, ten a slot if not given; the share of the first burst in a mean depends
-        on it.
+        Requests of the whole benchmark; the share of the first burst in a mean depends on it. If not given, ten a
+        slot, and without end under an open load; a burst needs it.
     lockstep : bool
         All requests have the same lengths.
     warmed_up : bool
         The client loaded the engine fully before it measured.
+    request_rate : float, optional
+        Arrivals a second of an open load.
+    prefix_hit : float
+        Share of the input tokens that the engine's prefix cache holds.
     """
 
     isl: float
     osl: float
-    concurrency: int
+    concurrency: int | None = None
     load: str = "closed"
     num_prompts: int | None = None
     lockstep: bool = False
     warmed_up: bool = True
+    request_rate: float | None = None
+    prefix_hit: float = 0.0
 
     def as_dict(self) -> dict[str, object]:
         """Return all fields by name."""

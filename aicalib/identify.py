@@ -6,15 +6,22 @@ is, the cache is 16 bit or what the engine takes by itself, attention follows th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from aicalib.deployment import Identity
-from aicalib.engines import ENGINES, defaults, newest_version, release_month
+from aicalib.engines import ENGINES, defaults, is_newer, newest_version, release_month
+from aicalib.engines.kernels import AttentionKernel, attention_kernel, default_backend
+from aicalib.engines.layouts import expert_padding, has_encoder, latent_bits, one_pool
+from aicalib.engines.moe_kernels import expert_format
 from aicalib.errors import InvalidValue, NotCovered, UnknownName, fold
 from aicalib.hardware import Accelerator, get_accelerator
 from aicalib.models import Architecture, get_architecture
+from aicalib.physics.kernels.comm import all_reduce_variant
+from aicalib.physics.kernels.moe import TILE
+from aicalib.profiles import kernels
 from aicalib.profiles.coefficients import FORMAT_CLASSES, KV_CLASSES
 from aicalib.quant import (
     SIXTEEN_BIT,
@@ -36,9 +43,14 @@ from aicalib.quant import (
 WIDTHS = (1, 2, 4, 8)
 """Tensor-parallel widths of one node."""
 
-PCIE_SHARE = {2: 0.56, 4: 0.11, 8: 0.056}
-"""Bus bandwidth of an all-reduce over PCIe, of the slot's one-way rate, by width: 18, 3.6 and 1.8 of 32 GB/s on
-L40S in the kernel tables of aiconfigurator-core 0.12.0. Without peer-to-peer traffic all ranks share one host."""
+WINDOW_POOL_RATIO = 0.8
+"""Tokens of SGLang's sliding-window pool over those of the full pool (`--swa-full-tokens-ratio`)."""
+
+WIDEST_HEAD = 256
+"""Widest head that the usual attention kernels take."""
+
+SURFACE = "surface "
+"""Begins the names of the numbers that say which fitted surface answers for a kernel."""
 
 OTHER_WIDTH = 0.5
 """Relative difference in bits from which on a variant is another width, not another group size."""
@@ -131,6 +143,8 @@ def identify(
             ["sglang", "vllm"],
         )
     notes: list[str] = list(arch.notes)
+    if accelerator.file:
+        notes.append(f"gpu: figures of {accelerator.file}")
     if engine_version is None:
         engine_version = newest_version(engine)
     month = release_month(engine, engine_version)
@@ -138,6 +152,8 @@ def identify(
         month = release_month(engine, newest_version(engine))
         assert month is not None
         notes.append(f"engine version '{engine_version}' has no number: taken as the newest")
+    elif is_newer(engine_version, newest_version(engine)):
+        notes.append(f"engine version {engine_version} is not known: taken as {newest_version(engine)}")
     dense, experts = _weights(arch, accelerator, gemm or "auto", moe or "auto")
     cache, attention = _cache_and_attention(arch, accelerator, engine, kv or "auto", fmha or "auto", notes)
     if gemm is None and moe is not None and dense.mode.name not in SIXTEEN_BIT:
@@ -155,11 +171,12 @@ def identify(
         gemm_variant=dense.variant,
         moe_variant=experts.variant,
     )
-    _math_paths(quant, accelerator)
-    return Identity(arch, accelerator, quant, engine, engine_version, month, tuple(notes))
+    math_paths(quant, accelerator)
+    found = Identity(arch, accelerator, quant, engine, engine_version, month, tuple(notes))
+    return replace(found, kernel_origin=_kernel_origin(found))
 
 
-def _math_paths(quant: QuantConfig, accelerator: Accelerator) -> dict[str, str]:
+def math_paths(quant: QuantConfig, accelerator: Accelerator) -> dict[str, str]:
     """Return the math in which dense weights, experts and attention multiply on an accelerator.
 
     Raises
@@ -196,24 +213,110 @@ def _format_class(mode: Any, variant: str | None, path: str) -> int:
     return FORMAT_CLASSES.index(name)
 
 
-def _link(accelerator: Accelerator, width: int) -> float:
-    """Return the one-way rate in bytes/s that an all-reduce over `width` GPUs finds.
+def surface_codes(identity: Identity) -> dict[str, tuple[int, str]]:
+    """Return which fitted surface answers for each kernel, and the origin of what it says.
 
-    The link's, or PCIe's share of it where the link joins fewer GPUs or there is none; NaN where neither is known.
+    Names are those of `System.surfaces`, except that collectives come twice, for ranks that one link domain joins
+    and for others; the origin is that of `aicalib.profiles.kernels.code`.
     """
-    rate = accelerator.link_bytes_s
-    if rate is not None and width <= accelerator.link_gpus:
-        return rate
-    return np.nan if accelerator.pcie_bytes_s is None else accelerator.pcie_bytes_s * PCIE_SHARE[width]
+    arch, gpu, quant = identity.architecture, identity.accelerator, identity.quant
+    dense = FORMAT_CLASSES[_format_class(quant.gemm, quant.gemm_variant, math_paths(quant, gpu)["gemm"])]
+    absorbed = "fp8" if dense in ("fp8", "fp8_block") else "wide"
+    full, window = (_attention(identity, kind) for kind in _softmax_kinds(arch))
+    prefill_window = window.variant.removesuffix(WINDOW) if window.masks_window else window.variant
+    latent = _attention(identity, "latent").variant
+    cache = "wide" if quant.kvcache.value.memory >= 2 else "fp8"
+    module = f"dsa/{cache}/{'wide' if dense == 'wide' else 'fp8_block'}"
+    rule = "kda" if arch.kda_layers else "gdn"
+    asked = {
+        "gemm": ("gemm", dense),
+        "gemm_wide": ("gemm", "wide"),
+        "quantize": ("quantize", "fp8"),
+        "pre": ("mla_batched", f"pre_{absorbed}"),
+        "post": ("mla_batched", f"post_{absorbed}"),
+        "attention_decode": ("decode_attention", full.variant),
+        "attention_prefill": ("prefill_attention", full.variant),
+        "window_decode": ("decode_attention", window.variant),
+        "window_prefill": ("prefill_attention", prefill_window),
+        "latent_decode": ("latent_decode", latent),
+        "sparse_decode": ("sparse_decode", module),
+        "sparse_reuse_decode": ("sparse_decode", f"{module}/reuse"),
+        "linear_decode": ("linear_decode", rule),
+        "linear_prefill": ("linear_prefill", rule),
+        "convolution_decode": ("convolution", f"{rule}/decode"),
+        "convolution_prefill": ("convolution", f"{rule}/prefill"),
+        "moe": ("moe", _experts_variant(identity)),
+        **{
+            f"{place}_{call}": (
+                "all_reduce",
+                all_reduce_variant(graph=call == "graph", fabric=place == "fabric"),
+            )
+            for place in ("fabric", "host_bus")
+            for call in ("graph", "eager")
+        },
+    }
+    return {name: kernels.code(kind, gpu, variant) for name, (kind, variant) in asked.items()}
+
+
+KERNEL_ORIGINS = ("kernel-fit", "extrapolated", "datasheet")
+"""Origins of a kernel's time, the strongest first."""
+
+
+def _kernel_origin(identity: Identity) -> str:
+    """Return the weakest origin among the kernels that carry a model's steps."""
+    arch = identity.architecture
+    kinds = {
+        "attention": arch.full_layers + arch.block_sparse_layers,
+        "window": arch.window_layers,
+        "latent": arch.mla_layers * (arch.sparse_layers == 0),
+        "sparse": arch.sparse_layers,
+        "linear": arch.linear_layers + arch.kda_layers + arch.mamba_layers + arch.lightning_layers,
+    }
+    used = ["gemm", *(f"{name}_decode" for name, layers in kinds.items() if layers)]
+    used += ["moe"] if arch.moe_layers else []
+    found = surface_codes(identity)
+    return max((found[name][1] for name in used), key=KERNEL_ORIGINS.index)
+
+
+WINDOW = "/window"
+"""Ends the variant of an attention kernel that skips what lies outside of a window."""
+
+
+def _softmax_kinds(arch: Architecture) -> tuple[str, str]:
+    """Return the kinds of attention, as default kernels are listed, of layers that see everything and of windows."""
+    if arch.attention_sinks:
+        kind = "sinks"
+    elif max(arch.head_dim, arch.window_head_dim) > WIDEST_HEAD:
+        kind = "wide_head"
+    elif arch.head_dim != arch.v_head_dim and arch.full_layers:
+        kind = "unequal"
+    else:
+        return "full", "window"
+    return kind, f"{kind}+window"
+
+
+def _attention(identity: Identity, kind: str) -> AttentionKernel:
+    return attention_kernel(
+        identity.engine, identity.engine_version, identity.accelerator, kind, identity.quant.kvcache
+    )
+
+
+def _experts_variant(identity: Identity) -> str:
+    """Return the variant of the grouped kernel that stands for an engine's default one."""
+    quant, gpu = identity.quant, identity.accelerator
+    bits = storage_bits(quant.moe, quant.moe_variant)
+    form = expert_format(quant.moe.name, math_paths(quant, gpu)["expert"], bits)
+    return default_backend(identity.engine, identity.engine_version, gpu, "moe", form)[1]
 
 
 def numbers_of(identity: Identity) -> dict[str, float]:
     """Return what physics reads of the names of one identity, as numbers."""
     quant, gpu = identity.quant, identity.accelerator
-    paths = _math_paths(quant, gpu)
+    paths = math_paths(quant, gpu)
     kv_bits = storage_bits(quant.kvcache)
     narrow = "fp8_blackwell" if gpu.capability.startswith("10.") else "fp8"
-    whole = weight_format(quant.gemm, quant.gemm_variant).whole_model
+    whole = weight_format(quant.gemm, quant.gemm_variant).whole_model or quant.gemm.name == "float32"
+    padding = expert_padding(identity.engine, gpu, quant.moe)
     return {
         "gemm_bits": storage_bits(quant.gemm, quant.gemm_variant),
         "expert_bits": storage_bits(quant.moe, quant.moe_variant),
@@ -224,9 +327,21 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         "expert_class": _format_class(quant.moe, quant.moe_variant, paths["expert"]),
         "kv_class": KV_CLASSES.index("wide" if kv_bits >= 16 else narrow),
         "attention_class": KV_CLASSES.index(narrow if paths["attention"] == "fp8" else "wide"),
+        "latent_bits": latent_bits(identity.engine, identity.architecture, gpu, quant),
+        "hidden_pad": padding.hidden,
+        "width_pad": padding.width,
+        "window_ratio": WINDOW_POOL_RATIO,
+        "one_pool": one_pool(identity.engine, identity.architecture),
+        "has_encoder": has_encoder(identity.architecture),
+        "masks_window": _attention(identity, _softmax_kinds(identity.architecture)[1]).masks_window,
+        "expert_tile": TILE.get(_experts_variant(identity), 1.0),
+        "wide_peak_flops_s": gpu.peak_flops[gpu.wide_format],
         "bandwidth_bytes_s": gpu.bandwidth_bytes_s,
         "memory_bytes": gpu.memory_bytes,
-        **{f"link_{width}_bytes_s": _link(gpu, width) for width in WIDTHS[1:]},
+        "link_bytes_s": np.nan if gpu.link_bytes_s is None else gpu.link_bytes_s,
+        "pcie_bytes_s": np.nan if gpu.pcie_bytes_s is None else gpu.pcie_bytes_s,
+        "link_gpus": gpu.link_gpus,
+        **{SURFACE + name: code for name, (code, _) in surface_codes(identity).items()},
         "is_amd": gpu.vendor == "AMD",
         "is_a100": gpu.name.startswith("a100"),
         "engine": ENGINES.index(identity.engine),

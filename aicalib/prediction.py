@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.batch import Batch
 from aicalib.deployment import Deployment, Workload
-from aicalib.physics.memory import Memory, fits, memory
-from aicalib.physics.system import spread_over
+from aicalib.identify import KERNEL_ORIGINS
+from aicalib.physics.memory import Memory, largest_concurrency
 from aicalib.profiles.coefficients import FORMAT_CLASSES
 from aicalib.profiles.profile import Profile, default_profile
-from aicalib.resolve import ask, resolve
-from aicalib.serving.closed import serve
-from aicalib.serving.load import Service
+from aicalib.resolve import ask, resolve_in_blocks
+from aicalib.served import capacity, memory_of, recent_tables, servers
+from aicalib.serving.load import BURST, OPEN, Service
+from aicalib.serving.percentiles import percentiles
+from aicalib.serving.serve import serve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,8 +31,12 @@ METRICS = ("ttft_ms", "tpot_ms", "e2e_ms", "requests_s", "output_tok_s", "output
 RATES = {"requests_s": "output_tok_s", "output_tok_s_per_gpu": "output_tok_s"}
 """Metrics whose interval is that of another, since they differ by a constant."""
 
-UNSEEN_WIDENING = 2.0
-"""Factor on the logarithm of an interval where no run of the engine or format on this capability was fitted."""
+BLOCK = 1 << 14
+"""Rows that `predict_many` answers at a time: few enough to stay in the processor's cache."""
+
+WIDENING = np.array([1.0, 1.5, 2.0, 3.0])
+"""Factor on the logarithm of an interval for each of `ORIGINS`. A guess but for the first: left-out groups show the
+width of calibrated answers alone."""
 
 
 class Interval(NamedTuple):
@@ -58,9 +64,14 @@ class Prediction:
         Times in seconds as the serving model gives them.
     fits : ndarray of bool, shape (n,)
         Whether the KV pool holds one request; every number of a row that does not fit is NaN.
-    origin : list of str
-        "calibrated", "extrapolated" (no fitted run of the engine, or of a weight format, on this compute
-        capability) or "datasheet" (no fitted run at all), one a row.
+    overloaded : ndarray of bool, shape (n,)
+        Whether the request rate is above what the deployment sustains, `service.sustainable_s`; every other number
+        of such a row is NaN.
+    origins : ndarray of int, shape (n,)
+        Places in `ORIGINS`: "calibrated" (runs of the engine and of the weight formats on this compute capability
+        were fitted); else "kernel-fit" (the kernels were timed on this accelerator), "extrapolated" (on another
+        of its generation, in a format that stands in, or the load or feature is one that no fit has seen) or
+        "datasheet".
     """
 
     batch: Batch
@@ -70,7 +81,32 @@ class Prediction:
     memory: Memory
     service: Service
     fits: NDArray[np.bool_]
-    origin: list[str]
+    overloaded: NDArray[np.bool_]
+    origins: NDArray[np.intp]
+
+    @property
+    def origin(self) -> list[str]:
+        """Origin of each row."""
+        found: list[str] = ORIGINS[self.origins].tolist()
+        return found
+
+    @property
+    def percentiles(self) -> dict[str, dict[int, Array]]:
+        """TTFT and TPOT in ms by percentile (50, 90, 99), as `aicalib.serving.percentiles` states them."""
+        found = percentiles(self.service)
+        return {
+            f"{metric.removesuffix('_s')}_ms": {each: 1e3 * values for each, values in by.items()}
+            for metric, by in found.items()
+        }
+
+    def reason(self, index: int) -> str | None:
+        """Return why a row has no numbers, None where it has."""
+        if not self.fits[index]:
+            return "weights and one request do not fit into the memory of the GPUs"
+        if self.overloaded[index] and self.batch.load.request_rate is not None:
+            rate, most = self.batch.load.request_rate[index], self.service.sustainable_s[index]
+            return f"{rate:.4g} requests/s arrive; the deployment sustains {most:.4g} requests/s"
+        return None
 
     def comparable(self, metric: str, is_median: NDArray[np.bool_]) -> Interval:
         """Return the statistic that compares with a measured one, row by row."""
@@ -83,8 +119,8 @@ def evidence_keys(batch: Batch) -> list[set[str]]:
 
     The engine on that compute capability, and each weight format's class on that capability.
     """
-    gemm = dict(zip(batch.codes.tolist(), batch.system.gemm_class.tolist(), strict=True))
-    experts = dict(zip(batch.codes.tolist(), batch.system.expert_class.tolist(), strict=True))
+    gemm = dict(zip(batch.who.tolist(), batch.system.gemm_class.tolist(), strict=True))
+    experts = dict(zip(batch.who.tolist(), batch.system.expert_class.tolist(), strict=True))
     found = []
     for code, who in enumerate(batch.identities):
         at = who.accelerator.capability
@@ -97,23 +133,55 @@ def evidence_keys(batch: Batch) -> list[set[str]]:
     return found
 
 
-def _origins(batch: Batch, profile: Profile) -> list[str]:
+STATUSES = np.array(["refused", "ok", "does_not_fit", "overloaded"], dtype=object)
+REFUSED, OK, DOES_NOT_FIT, OVERLOADED = range(4)
+"""What became of a row of a table."""
+
+ORIGINS = np.array(["calibrated", *KERNEL_ORIGINS], dtype=object)
+"""Origins of numbers, the strongest first."""
+
+
+def _origins(batch: Batch, profile: Profile) -> NDArray[np.intp]:
+    """Return the origin of each row, as a place in `ORIGINS`, shape (n,).
+
+    Calibrated where runs like it were fitted; else as its kernels are, but at most extrapolated where a fitted
+    profile is asked about a load that no fit has seen.
+    """
+    known = ORIGINS.tolist()
+    kernel = np.array([known.index(who.kernel_origin) for who in batch.identities], dtype=np.intp)
     if not profile.quantiles:
-        return ["datasheet"] * batch.codes.size
+        return kernel[batch.codes]
     fitted = set(profile.lineage.get("evidence", ()))
-    by_identity = ["calibrated" if keys <= fitted else "extrapolated" for keys in evidence_keys(batch)]
-    return [by_identity[code] for code in batch.codes]
+    seen = np.array([keys <= fitted for keys in evidence_keys(batch)], dtype=np.bool_)
+    found = np.where(seen, 0, kernel)[batch.codes]
+    return np.where(_unfitted(batch), np.maximum(found, known.index("extrapolated")), found)
 
 
-def _bounds(batch: Batch, profile: Profile, metric: str, origin: list[str]) -> tuple[Array, Array]:
-    """Return the logarithms of low / value and high / value, shape (n,); NaN without quantiles."""
+def _unfitted(batch: Batch) -> NDArray[np.bool_]:
+    """Return which rows ask what no fit has seen: an open load or a burst, or more than one plain engine."""
+    load, features = batch.load, batch.features
+    found = (load.kind == OPEN) | (load.kind == BURST) | (batch.system.pp > 1.0)[batch.at]
+    if load.prefix_hit is not None:
+        found |= load.prefix_hit > 0.0
+    if features.mixed_chunk is not None:
+        found |= features.mixed_chunk
+    if features.drafting is not None:
+        found |= features.drafting.method >= 0
+    if features.separation is not None:
+        found |= features.separation.separate
+    result: NDArray[np.bool_] = found
+    return result
+
+
+def _bounds(batch: Batch, profile: Profile, metric: str, origin: NDArray[np.intp]) -> tuple[Array, Array]:
+    """Return low / value and high / value, shape (n,); NaN without quantiles."""
     quantile_of = RATES.get(metric, metric)
     engines = [who.engine for who in batch.identities]
     missing = (np.nan, np.nan)
-    table = np.array([profile.quantiles.get(engine, {}).get(quantile_of, missing) for engine in engines])
-    logs = table.reshape(-1, 2)[batch.codes]
-    wide = np.where(np.array(origin) == "extrapolated", UNSEEN_WIDENING, 1.0)
-    return logs[:, 0] * wide, logs[:, 1] * wide
+    logs = np.array([profile.quantiles.get(engine, {}).get(quantile_of, missing) for engine in engines])
+    factors = np.exp(np.concatenate([logs * each for each in WIDENING])).reshape(-1, 2)
+    at = batch.codes + origin * len(engines)
+    return factors[at, 0], factors[at, 1]
 
 
 def predict_batch(batch: Batch, profile: Profile) -> Prediction:
@@ -134,11 +202,13 @@ def predict_batch(batch: Batch, profile: Profile) -> Prediction:
     -----
     An interval is value * exp(quantile of log(measured / predicted) on groups that the fit did not see).
     """
-    system, load = batch.system, batch.load
-    held = memory(system)
-    answered = fits(system, held, load.isl + load.osl)
-    tokens = np.where(answered, held.max_total_tokens, np.nan)
-    service = serve(system, spread_over(system, profile.values), load, tokens)
+    load = batch.load
+    held, answered = memory_of(batch)
+    server = servers(batch, profile.values, recent_tables(batch, profile))
+    service = serve(server, load, np.where(answered, capacity(batch, held), load.isl + load.osl))
+    if not answered.all():
+        service = service.each(lambda values: np.where(answered, values, np.nan))
+    overloaded = answered & (np.isfinite(service.sustainable_s) & np.isnan(service.ttft_mean_s))
     output = service.requests_s * load.osl
     mean = {
         "ttft_ms": 1e3 * service.ttft_mean_s,
@@ -146,19 +216,22 @@ def predict_batch(batch: Batch, profile: Profile) -> Prediction:
         "e2e_ms": 1e3 * service.e2e_mean_s,
         "requests_s": service.requests_s,
         "output_tok_s": output,
-        "output_tok_s_per_gpu": output / system.n_gpus,
+        "output_tok_s_per_gpu": output / batch.n_gpus,
     }
-    median = {**mean, "ttft_ms": 1e3 * service.ttft_median_s, "e2e_ms": 1e3 * service.e2e_median_s}
+    medians = {"ttft_ms": 1e3 * service.ttft_median_s, "e2e_ms": 1e3 * service.e2e_median_s}
     origin = _origins(batch, profile)
     bounds = {metric: _bounds(batch, profile, metric, origin) for metric in METRICS}
 
     def with_bounds(values: dict[str, Array]) -> dict[str, Interval]:
         return {
-            metric: Interval(value, *(value * np.exp(bound) for bound in bounds[metric]))
+            metric: Interval(value, *(value * bound for bound in bounds[metric]))
             for metric, value in values.items()
         }
 
-    return Prediction(batch, profile, with_bounds(mean), with_bounds(median), held, service, answered, origin)
+    means = with_bounds(mean)
+    return Prediction(
+        batch, profile, means, means | with_bounds(medians), held, service, answered, overloaded, origin
+    )
 
 
 def predict(deployment: Deployment, workload: Workload, profile: Profile | None = None) -> Prediction:
@@ -193,7 +266,7 @@ def predict_many(frame: pd.DataFrame, profile: Profile | None = None) -> pd.Data
     Returns
     -------
     DataFrame
-        Same index; columns `status` ("ok", "does_not_fit", "refused"), `reason`, `tp` as filled in, each
+        Same index; columns `status` ("ok", "does_not_fit", "overloaded", "refused"), `reason`, `tp` as filled in, each
         metric with `_low` and `_high`, `origin`, `max_total_tokens`, `max_concurrency`; numbers are float64,
         NaN without an answer.
 
@@ -204,30 +277,31 @@ def predict_many(frame: pd.DataFrame, profile: Profile | None = None) -> pd.Data
     """
     import pandas as pd
 
-    batch = resolve({str(name): frame[name].tolist() for name in frame.columns}, len(frame))
-    found = predict_batch(batch, profile or default_profile())
-    status = np.full(len(frame), "refused", dtype=object)
-    reason = np.full(len(frame), None, dtype=object)
-    origin = np.full(len(frame), None, dtype=object)
-    status[batch.rows] = np.where(found.fits, "ok", "does_not_fit")
-    origin[batch.rows] = found.origin
-    reason[batch.rows[~found.fits]] = "weights and one request do not fit into the memory of the GPUs"
-    for row, error in batch.refused.items():
-        reason[row] = str(error)
-    columns: dict[str, Any] = {"status": status, "reason": reason, "origin": origin}
-
-    def spread(values: Array) -> Array:
-        whole = np.full(len(frame), np.nan)
-        whole[batch.rows] = values
-        return whole
-
-    columns["tp"] = spread(batch.system.tp)
-    for metric in METRICS:
-        for suffix, values in zip(("", "_low", "_high"), found.mean[metric], strict=True):
-            columns[metric + suffix] = spread(values)
-    columns["max_total_tokens"] = spread(np.where(found.fits, found.memory.max_total_tokens, np.nan))
-    per_request = batch.load.isl + batch.load.osl
-    columns["max_concurrency"] = spread(
-        np.where(found.fits, np.floor(found.memory.max_total_tokens / per_request), np.nan)
-    )
-    return pd.DataFrame(columns, index=frame.index)
+    n = len(frame)
+    status, origin = np.full(n, REFUSED), np.zeros(n, dtype=np.intp)
+    reason = np.full(n, None, dtype=object)
+    bounded = [metric + end for metric in METRICS for end in ("", "_low", "_high")]
+    names = ["tp", *bounded, "max_total_tokens", "max_concurrency"]
+    numbers = np.full((len(names), n), np.nan)
+    options = {str(name): frame[name] for name in frame.columns}
+    for chosen, batch in resolve_in_blocks(options, n, BLOCK):
+        found = predict_batch(batch, profile or default_profile())
+        rows = chosen[batch.rows]
+        status[rows] = np.where(found.overloaded, OVERLOADED, np.where(found.fits, OK, DOES_NOT_FIT))
+        origin[rows] = np.where(found.fits & ~found.overloaded, 1 + found.origins, 0)
+        for place in np.flatnonzero(found.overloaded | ~found.fits).tolist():
+            reason[rows[place]] = found.reason(place)
+        for refused, error in batch.refused.items():
+            reason[chosen[refused]] = str(error)
+        whole = batch.load.isl + batch.load.osl
+        tokens = np.where(found.fits, found.memory.max_total_tokens, np.nan)
+        most = largest_concurrency(found.memory, whole, batch.settings.max_running)
+        values = [each for metric in METRICS for each in found.mean[metric]]
+        values = [batch.system.tp[batch.at], *values, tokens, np.where(found.fits, most, np.nan)]
+        for line, column in zip(numbers, values, strict=True):
+            line[rows] = column
+    table = pd.DataFrame(numbers.T, columns=names, index=frame.index, copy=False)
+    table.insert(0, "status", STATUSES[status])
+    table.insert(1, "reason", reason)
+    table.insert(2, "origin", np.array([None, *ORIGINS], dtype=object)[origin])
+    return table

@@ -8,166 +8,112 @@ refused row by row with the error that says why; nothing is guessed unsaid: what
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.batch import Batch
-from aicalib.checks import kv_heads_divide, wrong_numbers
+from aicalib.checks import Widths, kv_heads_divide, wrong_numbers, wrong_widths
+from aicalib.columns import (
+    DEFAULTS,
+    NAME_COLUMNS,
+    check_options,
+    distinct,
+    flag_columns,
+    is_missing,
+    load_column,
+    number_columns,
+)
 from aicalib.deployment import Deployment, Identity, Workload
-from aicalib.engines import ENGINES, defaults
-from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName, fold
-from aicalib.identify import WIDTHS, identify, numbers_of
+from aicalib.engines import defaults
+from aicalib.errors import RequestError
+from aicalib.features import DRAFT_NAMES, DRAFT_NUMBERS, POOL_NUMBERS, Asked, Features, Part, resolve_features
+from aicalib.identify import SURFACE, WIDTHS, identify, numbers_of
+from aicalib.loads import fill_prompts
 from aicalib.models.stack import ArchitectureArrays, stack
 from aicalib.physics.memory import fits, memory
-from aicalib.physics.system import System
-from aicalib.serving.load import LOADS, Load
+from aicalib.physics.system import Settings, System
+from aicalib.recent import Recent
+from aicalib.serving.load import Load
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
-NAME_COLUMNS = ("model", "gpu", "gemm", "kv", "fmha", "moe", "engine", "engine_version")
-"""Columns that are looked up as one name each."""
 
-NUMBER_COLUMNS = (
-    "tp", "dp", "ep", "pp", "isl", "osl", "concurrency", "num_prompts", "mem_fraction",
-    "chunked_prefill_size", "max_running_requests", "cuda_graph_max_bs", "scheduler_recv_interval",
-    "engine_month",
-)  # fmt: skip
-"""Columns of numbers; NaN or None where not given."""
+class _Names(NamedTuple):
+    """Names of n rows, looked up: the distinct combinations, and which of them each row is (-1 if refused).
 
-FLAG_COLUMNS = ("lockstep", "warmed_up")
-"""Columns of yes or no."""
+    `arch` and `numbers` are what physics reads of the combinations, one element each.
+    """
 
-YES_OR_NO = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False,
-             "0.0": False}  # fmt: skip
-
-NAME_NUMBERS = (
-    "gemm_bits", "expert_bits", "kv_bits", "table_bits", "gemm_peak_flops_s", "expert_peak_flops_s",
-    "attention_peak_flops_s", "gemm_class", "expert_class", "kv_class", "attention_class",
-    "bandwidth_bytes_s", "memory_bytes", "link_2_bytes_s", "link_4_bytes_s", "link_8_bytes_s", "is_amd",
-    "is_a100",
-    "engine", "engine_month", "version", "gpus_together",
-)  # fmt: skip
-"""What `numbers_of` gives for one identity."""
-
-DEFAULTS: Mapping[str, Any] = {
-    "model": "llama-70b",
-    "gpu": "h100-sxm",
-    "engine": "sglang",
-    "isl": 1024.0,
-    "osl": 256.0,
-    "concurrency": 32.0,
-    "dp": 1.0,
-    "ep": 1.0,
-    "pp": 1.0,
-    "load": "closed",
-    "lockstep": False,
-    "warmed_up": True,
-}
-"""What `predict` takes where an option is missing. tp is then the smallest that fits."""
-
-PROMPTS_PER_SLOT = 10.0
-"""Requests of a benchmark over its concurrency where not given, as InferenceX runs it."""
-
-
-def _missing(value: Any) -> bool:
-    """Tell whether a cell is empty: None, NaN, pandas' NA or an empty text."""
-    if value is None or (isinstance(value, str) and not value):
-        return True
-    try:
-        return bool(value != value)
-    except TypeError:  # NA compares to NA
-        return True
-    except ValueError:  # an array is no empty cell; it is refused as what it should be
-        return False
-
-
-def _columns(options: Mapping[str, Sequence[Any]], n: int) -> dict[str, list[Any]]:
-    known = {*NAME_COLUMNS, *NUMBER_COLUMNS, *FLAG_COLUMNS, "load"}
-    for name in options:
-        if name not in known:
-            raise UnknownName("option", name, known)
-    return {
-        name: [DEFAULTS.get(name) if _missing(value) else value for value in options.get(name, [None] * n)]
-        for name in known
-    }
-
-
-def _flag_arrays(
-    columns: dict[str, list[Any]], refused: dict[int, RequestError]
-) -> dict[str, NDArray[np.bool_]]:
-    arrays = {}
-    for name in FLAG_COLUMNS:
-        values = np.zeros(len(columns[name]), dtype=np.bool_)
-        for row, value in enumerate(columns[name]):
-            meaning = YES_OR_NO.get(str(value).lower())
-            if meaning is None:
-                refused.setdefault(row, InvalidValue(f"{name} '{value}' is neither yes nor no"))
-            else:
-                values[row] = meaning
-        arrays[name] = values
-    return arrays
-
-
-def _loads(columns: dict[str, list[Any]], refused: dict[int, RequestError]) -> NDArray[np.bool_]:
-    """Return whether each load is a static batch; refuse those that are not computed, by name."""
-    known = {fold(name): name for name in LOADS}
-    static = np.zeros(len(columns["load"]), dtype=np.bool_)
-    for row, value in enumerate(columns["load"]):
-        load = known.get(fold(str(value)))
-        if load is None:
-            message = f"load '{value}' is not covered yet; covered are {', '.join(LOADS)}"
-            refused.setdefault(row, NotCovered(message, LOADS))
-        static[row] = load == "static_batch"
-    return static
-
-
-def _number_arrays(columns: dict[str, list[Any]], refused: dict[int, RequestError]) -> dict[str, Array]:
-    arrays = {}
-    for name in NUMBER_COLUMNS:
-        values = np.full(len(columns[name]), np.nan)
-        for row, value in enumerate(columns[name]):
-            if value is None:
-                continue
-            try:
-                values[row] = float(value)
-            except (TypeError, ValueError):
-                refused.setdefault(row, InvalidValue(f"{name} '{value}' is not a number"))
-        arrays[name] = values
-    return arrays
-
-
-class _Rows(NamedTuple):
-    """Rows whose names are known: their architectures, the numbers of their names, and their options."""
-
+    identities: list[Identity]
+    codes: Codes
     arch: ArchitectureArrays
-    sized: dict[str, Array]
     numbers: dict[str, Array]
+    refused: dict[int, RequestError]
 
-    def take(self, chosen: Codes) -> _Rows:
-        return _Rows(
-            self.arch.take(chosen),
-            {name: values[chosen] for name, values in self.sized.items()},
-            {name: values[chosen] for name, values in self.numbers.items()},
-        )
-
-    def with_numbers(self, **numbers: Array) -> _Rows:
-        return self._replace(numbers={**self.numbers, **numbers})
+    @staticmethod
+    def of(identities: list[Identity], codes: Codes, refused: dict[int, RequestError]) -> _Names:
+        known = [numbers_of(each) for each in identities]
+        columns = known[0] if known else _name_numbers()
+        numbers = {name: np.array([each[name] for each in known], dtype=float) for name in columns}
+        return _Names(identities, codes, stack([each.architecture for each in identities]), numbers, refused)
 
 
-def resolve(options: Mapping[str, Sequence[Any]], rows: int | None = None) -> Batch:
+@cache
+def _name_numbers() -> tuple[str, ...]:
+    """Return the names of what `numbers_of` gives, for a table in which no name is known."""
+    words: list[Any] = [DEFAULTS.get(name) for name in NAME_COLUMNS]
+    return tuple(numbers_of(identify(*words)))
+
+
+_ONE_NAME: Recent[_Names] = Recent(256)
+"""Names of single deployments asked about last."""
+
+
+def _look_up(options: Mapping[str, Any], n: int) -> _Names:
+    """Look up each distinct combination of names once."""
+    codes = np.zeros(n, dtype=np.intp)
+    values: list[tuple[Codes, list[Any]]] = []
+    for name in NAME_COLUMNS:
+        if name in options:
+            place, found = distinct(options[name], DEFAULTS.get(name))
+        else:
+            place, found = np.zeros(n, dtype=np.intp), [DEFAULTS.get(name)]
+        codes = codes * len(found) + place
+        values.append((place, found))
+    _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
+    identities: list[Identity] = []
+    place_of, failures = np.full(first.size, -1, dtype=np.intp), {}
+    for number, row in enumerate(first):
+        cells = (found[place[row]] for place, found in values)
+        words: list[Any] = [None if each is None else str(each) for each in cells]
+        try:
+            identities.append(identify(*words))
+            place_of[number] = len(identities) - 1
+        except RequestError as error:
+            failures[number] = error
+    refused = (
+        {int(row): failures[codes[row]] for row in np.flatnonzero(place_of[codes] < 0)} if failures else {}
+    )
+    return _Names.of(identities, place_of[codes], refused)
+
+
+def resolve(options: Mapping[str, Any], rows: int | None = None, memory_only: bool = False) -> Batch:
     """Resolve columns of options.
 
     Parameters
     ----------
     options : mapping of str to sequence
-        Columns of one length; names from `NAME_COLUMNS`, `NUMBER_COLUMNS`, `load` ("closed" or
-        "static_batch"), `lockstep`, `warmed_up`. None or NaN means not given.
+        Columns of one length (lists, arrays or pandas columns); names from `aicalib.columns`,
+        `aicalib.features.DRAFT_NAMES` and `load` (one of `aicalib.serving.load.LOADS`). None or NaN means not given.
     rows : int, optional
         Number of rows, where there may be no column at all.
+    memory_only : bool
+        Memory alone is asked for: pipeline stages and several nodes are then answered too.
 
     Returns
     -------
@@ -178,11 +124,33 @@ def resolve(options: Mapping[str, Sequence[Any]], rows: int | None = None) -> Ba
     UnknownName
         For a column that is no option. Whatever is wrong with a row is in `Batch.refused` instead.
     """
+    check_options(options)
     n = rows if rows is not None else max((len(values) for values in options.values()), default=1)
-    columns = _columns(options, n)
-    refused: dict[int, RequestError] = {}
-    identities, codes = _identities(columns, n, refused)
-    return _resolve_numbers(columns, identities, codes, refused)
+    return _resolve_numbers(options, _look_up(options, n), memory_only)
+
+
+def resolve_in_blocks(options: Mapping[str, Any], rows: int, block: int) -> Iterator[tuple[Codes, Batch]]:
+    """Resolve columns of options, at most `block` rows at a time, so that what is held does not grow with them.
+
+    As `resolve`, for arrays and pandas columns. Rows with the same names come together, so that a batch holds few
+    deployments; `Batch.rows` and `Batch.refused` count from the first row of a batch, whose rows come first.
+
+    Yields
+    ------
+    rows : ndarray of int
+        Positions in the whole table of the rows of a batch.
+    batch : Batch
+    """
+    check_options(options)
+    names = _look_up(options, rows)
+    order = np.argsort(names.codes, kind="stable")
+    numeric = {name: np.asarray(values) for name, values in options.items() if name not in NAME_COLUMNS}
+    for start in range(0, rows, block):
+        chosen = order[start : start + block]
+        codes = names.codes[chosen]
+        refused = {place: names.refused[int(chosen[place])] for place in np.flatnonzero(codes < 0).tolist()}
+        part = names._replace(codes=codes, refused=refused)
+        yield chosen, _resolve_numbers({name: values[chosen] for name, values in numeric.items()}, part)
 
 
 def ask(deployment: Deployment, workload: Workload, **changed: Any) -> Batch:
@@ -210,150 +178,223 @@ def ask(deployment: Deployment, workload: Workload, **changed: Any) -> Batch:
         "max_running_requests": deployment.max_running,
         "cuda_graph_max_bs": deployment.graph_max_batch,
         "scheduler_recv_interval": deployment.poll_interval,
+        **deployment.options(),
         **workload.as_dict(),
         **changed,
     }
-    columns = _columns({name: [value] for name, value in options.items()}, 1)
-    batch = _resolve_numbers(columns, [deployment.identity], np.zeros(1, dtype=np.intp), {})
+    check_options(options)
+    who = deployment.identity
+    names = _ONE_NAME.get((who,), (), lambda: _Names.of([who], np.zeros(1, dtype=np.intp), {}))
+    batch = _resolve_numbers({name: [value] for name, value in options.items()}, names)
     for error in batch.refused.values():
         raise error
     return batch
 
 
-def _resolve_numbers(
-    columns: dict[str, list[Any]], identities: list[Identity], codes: Codes, refused: dict[int, RequestError]
-) -> Batch:
+def _resolve_numbers(options: Mapping[str, Any], names: _Names, memory_only: bool = False) -> Batch:
     """Resolve the numbers of rows whose names are known or refused."""
-    numbers = _number_arrays(columns, refused)
-    flags = _flag_arrays(columns, refused)
-    static = _loads(columns, refused)
-    named = np.array([row for row in range(codes.size) if row not in refused], dtype=np.intp)
-    known = [numbers_of(each) for each in identities]
-    of_name = {name: np.array([row[name] for row in known], dtype=float) for name in NAME_NUMBERS}
-    asked = _Rows(
-        stack([each.architecture for each in identities]).take(codes[named]),
-        {name: values[codes[named]] for name, values in of_name.items()},
-        {name: values[named] for name, values in numbers.items()},
-    )
-    filled = _fill(asked)
-    who = [identities[code] for code in codes[named]]
-    for place, error in wrong_numbers(filled.arch, filled.sized["gpus_together"], filled.numbers, who):
-        refused.setdefault(int(named[place]), error)
-    good = np.array([place for place, row in enumerate(named) if int(row) not in refused], dtype=np.intp)
-    final, answered = filled.take(good), named[good]
+    refused, n = dict(names.refused), names.codes.size
+    numbers = number_columns(options, n, refused)
+    flags = flag_columns(options, n, refused)
+    kinds = load_column(options, n, numbers.get("request_rate"), refused)
+    rows, codes = np.arange(n), names.codes
+    if refused:
+        rows = np.array([row for row in range(n) if row not in refused], dtype=np.intp)
+        codes, kinds = codes[rows], kinds[rows]
+        numbers = {name: values[rows] for name, values in numbers.items()}
+
+    def refuse(place: int, error: RequestError) -> None:
+        refused.setdefault(int(rows[place]), error)
+
+    prompts = fill_prompts(numbers["num_prompts"], numbers["concurrency"], kinds, refuse)
+    numbers["num_prompts"] = np.where(np.isinf(prompts), 1.0, prompts)
+    if np.isnan(numbers["tp"]).any():
+        numbers["tp"] = np.where(np.isnan(numbers["tp"]), smallest_tp(names, codes, numbers), numbers["tp"])
+
+    def model(place: int) -> str:
+        name: str = names.identities[codes[place]].architecture.name
+        return name
+
+    for row, error in wrong_numbers(numbers, names.arch.max_position[codes], model):
+        refuse(row, error)
+    who, widths, month, at = _deployments(names, codes, numbers)
+    system = _system(names, who, widths, month)
+    together = names.numbers["gpus_together"][who]
+    asked = [names.identities[code] for code in who]
+    for number, error in wrong_widths(system.arch, together, widths, asked, memory_only):
+        for place in np.flatnonzero(at == number):
+            refuse(int(place), error)
+    settings = _settings(system, at, names.numbers["is_a100"][codes] > 0, numbers)
+    hit = numbers.get("prefix_hit")
     load = Load(
-        isl=final.numbers["isl"],
-        osl=final.numbers["osl"],
-        concurrency=final.numbers["concurrency"],
-        num_prompts=final.numbers["num_prompts"],
-        lockstep=flags["lockstep"][answered],
-        warmed_up=flags["warmed_up"][answered],
-        static=static[answered],
+        isl=numbers["isl"],
+        osl=numbers["osl"],
+        concurrency=numbers["concurrency"],
+        num_prompts=prompts,
+        lockstep=flags["lockstep"][rows],
+        warmed_up=flags["warmed_up"][rows],
+        kind=kinds,
+        request_rate=numbers.get("request_rate"),
+        prefix_hit=hit if hit is not None and hit.any() else None,
     )
-    return Batch(answered, identities, codes[answered], _system(final), load, refused)
+    mixed_chunk = flags["enable_mixed_chunk"][rows] & ~system.on_vllm[at]
+    features = _features(options, names, rows, codes, numbers, load, mixed_chunk, refuse)
+    batch = Batch(rows, names.identities, who, system, at, settings, load, refused, features)
+    if len(refused) > n - rows.size:
+        batch = batch.take(
+            np.array([place for place, row in enumerate(rows) if int(row) not in refused], dtype=np.intp)
+        )
+    return batch
 
 
-def _identities(
-    columns: dict[str, list[Any]], n: int, refused: dict[int, RequestError]
-) -> tuple[list[Identity], Codes]:
-    """Look up each distinct combination of names once; the code of a refused row is -1."""
-    places: dict[Hashable, int] = {}
-    failures: dict[Hashable, RequestError] = {}
-    identities: list[Identity] = []
-    codes = np.full(n, -1, dtype=np.intp)
-    names: Iterator[list[Any]] = (
-        [None if each is None else str(each) for each in columns[name]] for name in NAME_COLUMNS
+def _features(
+    options: Mapping[str, Any],
+    names: _Names,
+    rows: Codes,
+    codes: Codes,
+    numbers: dict[str, Array],
+    load: Load,
+    mixed_chunk: NDArray[np.bool_],
+    refuse: Callable[[int, RequestError], None],
+) -> Features:
+    """Resolve what rows ask beyond one plain engine; nothing to do where no column of it is there."""
+    if not any(name in options for name in (*DRAFT_NAMES, *DRAFT_NUMBERS, *POOL_NUMBERS)):
+        return Features(mixed_chunk=mixed_chunk if mixed_chunk.any() else None)
+
+    def cells(name: str) -> list[str | None]:
+        if name not in options:
+            return [None] * rows.size
+        values = list(options[name])
+        return [None if is_missing(values[row]) else str(values[row]) for row in rows]
+
+    def build(identities: list[Identity], of: Codes, chosen: dict[str, Array]) -> tuple[Part, Widths]:
+        known = _Names.of(identities, of, {})
+        who, widths, month, at = _deployments(known, of, chosen)
+        return Part(identities, who, _system(known, who, widths, month), at), widths
+
+    given = {name: numbers.get(name, np.full(rows.size, np.nan)) for name in (*DRAFT_NUMBERS, *POOL_NUMBERS)}
+    asked = Asked(
+        words={name: cells(name) for name in DRAFT_NAMES},
+        numbers=numbers | given,
+        identities=names.identities,
+        codes=codes,
+        load=load,
+        mixed_chunk=mixed_chunk,
     )
-    for row, key in enumerate(zip(*names, strict=True)):
-        if key not in places and key not in failures:
-            try:
-                identities.append(identify(*key))
-                places[key] = len(identities) - 1
-            except RequestError as error:
-                failures[key] = error
-        if key in places:
-            codes[row] = places[key]
-        else:
-            refused.setdefault(row, failures[key])
-    return identities, codes
+    return resolve_features(asked, build, refuse)
 
 
-def _system(rows: _Rows) -> System:
-    """Build what physics reads; the engine's settings are what was given, else what it takes by itself."""
-    sized, numbers = rows.sized, rows.numbers
-    tp = numbers["tp"]
-    asked = defaults.Settings(
+def _distinct_rows(columns: list[NDArray[Any]]) -> tuple[Codes, Codes]:
+    """Return the first of each set of equal rows, and which set each row is in."""
+    key = np.zeros(columns[0].size, dtype=np.int64)
+    for values in columns:
+        if values.size and (values != values[0]).any():
+            found, place = np.unique(values, return_inverse=True)
+            key = key * found.size + place
+    _, first, at = np.unique(key, return_index=True, return_inverse=True)
+    return first, at
+
+
+def _deployments(
+    names: _Names, codes: Codes, numbers: dict[str, Array]
+) -> tuple[Codes, Widths, Array, Codes]:
+    """Return the distinct deployments of n rows, and which of them each row is about.
+
+    Returns
+    -------
+    who : ndarray of int, shape (d,)
+        Combination of names of each deployment.
+    widths : Widths
+    month : ndarray, shape (d,)
+        Age of the engine.
+    at : ndarray of int, shape (n,)
+    """
+    given = numbers["engine_month"]
+    month = np.where(np.isnan(given), names.numbers["engine_month"][codes], given)
+    first, at = _distinct_rows([codes, *(numbers[name] for name in Widths._fields), month])
+    widths = Widths(*(numbers[name][first] for name in Widths._fields))
+    return codes[first], widths, month[first], at
+
+
+def _system(names: _Names, who: Codes, widths: Widths, month: Array) -> System:
+    """Build what physics reads of d deployments."""
+    every = who.size == len(names.identities) and bool((who == np.arange(who.size)).all())
+    sized = names.numbers if every else {name: values[who] for name, values in names.numbers.items()}
+    tp = widths.tp
+    fabric = tp <= sized["link_gpus"]
+    surfaces = {
+        name.removeprefix(SURFACE): sized[name].astype(np.intp) for name in sized if name.startswith(SURFACE)
+    }
+    for call in ("graph", "eager"):
+        inside, outside = surfaces.pop(f"fabric_{call}"), surfaces.pop(f"host_bus_{call}")
+        surfaces[call] = np.where(fabric, inside, outside)
+    classes = ("gemm_class", "expert_class", "kv_class", "attention_class", "engine")
+    plain = (
+        "gemm_bits", "expert_bits", "kv_bits", "table_bits", "gemm_peak_flops_s", "expert_peak_flops_s",
+        "attention_peak_flops_s", "wide_peak_flops_s", "bandwidth_bytes_s", "memory_bytes",
+        "version", "masks_window", "expert_tile", "latent_bits", "hidden_pad", "width_pad", "window_ratio",
+    )  # fmt: skip
+    numbers: dict[str, Any] = {name: sized[name] for name in plain}
+    numbers |= {name: sized[name].astype(np.intp) for name in classes}
+    return System(
+        arch=names.arch if every else names.arch.take(who),
+        **numbers,
+        link_bytes_s=np.where(fabric, sized["link_bytes_s"], sized["pcie_bytes_s"]),
+        surfaces=surfaces,
+        is_amd=sized["is_amd"] > 0,
+        one_pool=sized["one_pool"] > 0,
+        has_encoder=sized["has_encoder"] > 0,
+        tp=tp,
+        dp=widths.dp,
+        ep=widths.ep,
+        pp=widths.pp,
+        engine_month=month,
+    )
+
+
+def _settings(system: System, at: Codes, is_a100: NDArray[np.bool_], numbers: dict[str, Array]) -> Settings:
+    """Return the engine's settings of n rows: what was given, else what it takes by itself."""
+    asked = Settings(
         memory_fraction=numbers["mem_fraction"],
         chunk_tokens=numbers["chunked_prefill_size"],
         max_running=numbers["max_running_requests"],
         graph_max_batch=numbers["cuda_graph_max_bs"],
         poll_interval=numbers["scheduler_recv_interval"],
     )
-    where = (sized["version"], sized["memory_bytes"], tp, numbers["dp"], numbers["pp"])
-    on_vllm = sized["engine"] == ENGINES.index("vllm")
-    both = zip(
-        defaults.vllm(asked, *where[:2], sized["is_a100"] > 0), defaults.sglang(asked, *where), strict=True
-    )
-    settings = defaults.Settings(*(np.where(on_vllm, vllm, sglang) for vllm, sglang in both))
-    given_month = numbers["engine_month"]
-    return System(
-        arch=rows.arch,
-        gemm_bits=sized["gemm_bits"],
-        expert_bits=sized["expert_bits"],
-        kv_bits=sized["kv_bits"],
-        table_bits=sized["table_bits"],
-        gemm_peak_flops_s=sized["gemm_peak_flops_s"],
-        expert_peak_flops_s=sized["expert_peak_flops_s"],
-        attention_peak_flops_s=sized["attention_peak_flops_s"],
-        gemm_class=sized["gemm_class"].astype(np.intp),
-        expert_class=sized["expert_class"].astype(np.intp),
-        kv_class=sized["kv_class"].astype(np.intp),
-        attention_class=sized["attention_class"].astype(np.intp),
-        bandwidth_bytes_s=sized["bandwidth_bytes_s"],
-        link_bytes_s=np.select(
-            [tp <= 2, tp <= 4], [sized["link_2_bytes_s"], sized["link_4_bytes_s"]], sized["link_8_bytes_s"]
-        ),
-        memory_bytes=sized["memory_bytes"],
-        is_amd=sized["is_amd"] > 0,
-        tp=tp,
-        dp=numbers["dp"],
-        ep=numbers["ep"],
-        pp=numbers["pp"],
-        engine=sized["engine"].astype(np.intp),
-        engine_month=np.where(np.isnan(given_month), sized["engine_month"], given_month),
-        memory_fraction=settings.memory_fraction,
-        chunk_tokens=settings.chunk_tokens,
-        max_running=settings.max_running,
-        graph_max_batch=settings.graph_max_batch,
-        poll_interval=settings.poll_interval,
-    )
+    if not any(np.isnan(values).any() for values in asked):
+        return asked
+    arch = system.arch
+    on_vllm, where = system.on_vllm[at], (system.version[at], system.memory_bytes[at])
+    context = np.where(np.isnan(numbers["context_len"]), arch.max_position[at], numbers["context_len"])
+    if on_vllm.all():
+        return defaults.vllm(asked, *where, is_a100, context)
+    widths = system.tp[at], system.dp[at], system.pp[at]
+    sglang = defaults.sglang(asked, *where, *widths, (arch.mla_layers > 0)[at], system.has_encoder[at])
+    if not on_vllm.any():
+        return sglang
+    both = zip(defaults.vllm(asked, *where, is_a100, context), sglang, strict=True)
+    return Settings(*(np.where(on_vllm, first, second) for first, second in both))
 
 
-def _fill(rows: _Rows) -> _Rows:
-    """Fill in the benchmark's size and the tensor-parallel width where they were not given."""
-    asked = rows.numbers["num_prompts"]
-    prompts = np.where(np.isnan(asked), PROMPTS_PER_SLOT * rows.numbers["concurrency"], asked)
-    rows = rows.with_numbers(num_prompts=prompts)
-    tp = rows.numbers["tp"]
-    open_ = np.isnan(tp)
-    return rows.with_numbers(tp=np.where(open_, smallest_tp(rows), tp)) if open_.any() else rows
-
-
-def smallest_tp(rows: _Rows) -> Array:
+def smallest_tp(names: _Names, codes: Codes, numbers: dict[str, Array]) -> Array:
     """Return for each row the smallest width of one node that divides the heads and fits, shape (n,).
 
     Where none fits it is the widest that divides: the answer is then that the model does not fit.
     """
-    numbers, heads = rows.numbers, rows.arch.heads
-    best = np.ones_like(heads)
+    best = np.ones(codes.size)
+    is_a100 = names.numbers["is_a100"][codes] > 0
     for width in reversed(WIDTHS):
-        tp = np.full_like(best, width)
-        possible = (np.mod(heads, tp / numbers["dp"]) == 0) & (np.mod(tp, numbers["dp"]) == 0)
-        possible &= (np.mod(tp, numbers["ep"]) == 0) & (tp <= rows.sized["gpus_together"])
-        possible &= kv_heads_divide(rows.arch, tp / numbers["dp"])
-        trial = _system(rows.with_numbers(tp=tp))
-        holds = fits(trial, memory(trial), numbers["isl"] + numbers["osl"])
-        best = np.where(possible & (holds | (best < width)), width, best)
+        tried = {**numbers, "tp": np.full(codes.size, float(width))}
+        who, widths, month, at = _deployments(names, codes, tried)
+        system = _system(names, who, widths, month)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            possible = np.mod(system.arch.heads, system.attention_width) == 0
+            possible &= (np.mod(system.tp, system.dp) == 0) & (np.mod(system.tp, system.ep) == 0)
+            possible &= system.tp <= names.numbers["gpus_together"][who]
+            possible &= kv_heads_divide(system.arch, system.attention_width)
+            length = numbers["isl"] + numbers["osl"]
+            holds = fits(memory(system, at, _settings(system, at, is_a100, tried), length), length)
+        best = np.where(possible[at] & (holds | (best < width)), width, best)
     return best
 
 
@@ -381,6 +422,7 @@ def smallest_fitting_tp(deployment: Deployment, workload: Workload) -> int | Non
             trial = ask(deployment, workload, **{**chosen_by_engine, "tp": width})
         except RequestError:
             continue  # a width that does not divide
-        if fits(trial.system, memory(trial.system), trial.load.isl + trial.load.osl).all():
+        length = trial.load.isl + trial.load.osl
+        if fits(memory(trial.system, trial.at, trial.settings, length), length).all():
             return width
     return None

@@ -70,13 +70,13 @@ def calibrate(
 
 
 def evaluate(
-    files: Annotated[list[Path], input_file("Runs, in any format that 'ingest' reads.")],
+    files: Annotated[list[Path], input_file("Runs or start-up records, in any format that 'ingest' reads.")],
     profile: ProfileName = "default",
     rows: Annotated[
         Path | None, typer.Option("--rows", help="Write one JSON line a run and metric here.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model, where a file lacks it.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="Accelerator, where a file lacks it.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Accelerator or .toml file, where a file lacks it.")] = None,
     tp: Annotated[
         int | None, typer.Option(min=1, help="Tensor-parallel width, where a file lacks it.")
     ] = None,
@@ -85,7 +85,10 @@ def evaluate(
     db: Db = None,
     json: Json = False,
 ) -> None:
-    """Score a profile on measured runs without fitting on them."""
+    """Score a profile on measured runs without fitting on them.
+
+    Start-up records score the memory rules: the KV pool, and the pool by the engine's rule alone.
+    """
     from json import dumps
 
     from aicalib.calibrate.evaluate import evaluate as score_runs
@@ -111,7 +114,7 @@ def evaluate(
         return
     header, table = evaluation_rows(document)
     print_table(
-        f"profile {document['profile']}: {document['answered']} of {document['rows']} runs answered; "
+        f"profile {document['profile']}: {document['answered']} of {document['rows']} rows answered; "
         "errors in %",
         header,
         table,

@@ -75,7 +75,9 @@ def _model(name: str) -> str:
 
 
 def _gpu(name: str) -> str:
-    return get_accelerator(name).name
+    """Return the name in the catalogue; a user's own accelerator is known by the path of its file."""
+    found = get_accelerator(name)
+    return found.file or found.name
 
 
 CANONICAL: Mapping[str, Callable[[str], str]] = {"model": _model, "gpu": _gpu}

@@ -18,7 +18,9 @@ MOST_COLUMNS = 12
 def ingest(
     files: Annotated[list[Path], input_file("Result files of any known format.")],
     model: Annotated[str | None, typer.Option(help="Model, where the file lacks it.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="Accelerator, where the file lacks it.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Accelerator or .toml file, where the file lacks it.")
+    ] = None,
     tp: Annotated[int | None, typer.Option(min=1, help="Tensor-parallel width.")] = None,
     pp: Annotated[int | None, typer.Option(min=1, help="Pipeline stages.")] = None,
     dp: Annotated[int | None, typer.Option(min=1, help="Attention-data-parallel ranks.")] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -35,13 +35,18 @@ def models(json: Json = False) -> None:
 
 
 @app.command()
-def gpus(json: Json = False) -> None:
+def gpus(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Only these: names, or .toml files of your own.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """List the accelerators."""
     from dataclasses import asdict
 
-    from aicalib.hardware import list_accelerators
+    from aicalib.hardware import get_accelerator, list_accelerators
 
-    found = list_accelerators()
+    found = [get_accelerator(name) for name in names] if names else list_accelerators()
     if json:
         print_json([asdict(each) for each in found])
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +14,9 @@ def predict(
     model: Annotated[
         str, typer.Option(help="Catalogue name, Hugging Face id, or path of a config.json.")
     ] = "llama-70b",
-    gpu: Annotated[str, typer.Option(help="Accelerator; see 'aicalib list gpus'.")] = "h100-sxm",
+    gpu: Annotated[
+        str, typer.Option(help="Accelerator of 'aicalib list gpus', or a .toml file of your own.")
+    ] = "h100-sxm",
     gemm: Annotated[str | None, typer.Option(help="Format of dense weights.")] = None,
     kv: Annotated[str | None, typer.Option(help="Format of the KV cache.")] = None,
     fmha: Annotated[str | None, typer.Option(help="Format in which attention multiplies.")] = None,
@@ -35,17 +38,43 @@ def predict(
         int | None, typer.Option(help="Requests of the benchmark. Default: 10 x concurrency.")
     ] = None,
     request_rate: Annotated[
-        float | None, typer.Option(help="Requests a second of an open loop; not covered yet.")
+        float | None, typer.Option(help="Requests a second of an open loop; inf sends all at once.")
     ] = None,
-    load: Annotated[str, typer.Option(help="closed or static_batch.")] = "closed",
+    load: Annotated[
+        str | None, typer.Option(help="closed, open, burst or static_batch. Default: closed, or by the rate.")
+    ] = None,
+    prefix_hit: Annotated[float, typer.Option(help="Share of the input that the prefix cache holds.")] = 0.0,
     lockstep: Annotated[bool, typer.Option(help="All requests have the same lengths.")] = False,
     mem_fraction: Annotated[float | None, typer.Option(help="The engine's memory fraction.")] = None,
     chunked_prefill_size: Annotated[int | None, typer.Option(help="Tokens of one prefill step.")] = None,
     max_running_requests: Annotated[int | None, typer.Option(help="Most running requests.")] = None,
+    enable_mixed_chunk: Annotated[
+        bool, typer.Option("--enable-mixed-chunk", help="SGLang: decode in the steps of prefill chunks.")
+    ] = False,
+    spec_method: Annotated[str | None, typer.Option(help="Speculation: mtp or eagle.")] = None,
+    spec_tokens: Annotated[int | None, typer.Option(help="Tokens drafted a step.")] = None,
+    spec_accept: Annotated[
+        float | None, typer.Option(help="Mean tokens a step yields (acceptance length), as measured.")
+    ] = None,
+    draft_model: Annotated[str | None, typer.Option(help="Model that drafts for eagle.")] = None,
+    draft_gemm: Annotated[str | None, typer.Option(help="Format of the draft model's weights.")] = None,
+    prefill_tp: Annotated[
+        int | None, typer.Option(help="Width of instances that only prefill; the others then only decode.")
+    ] = None,
+    prefill_dp: Annotated[int | None, typer.Option(help="Attention-data-parallel ranks in these.")] = None,
+    prefill_ep: Annotated[int | None, typer.Option(help="Expert ranks in these.")] = None,
+    prefill_instances: Annotated[int | None, typer.Option(help="How many of these. Default: 1.")] = None,
+    decode_instances: Annotated[int | None, typer.Option(help="How many that decode. Default: 1.")] = None,
+    network_gbit_s: Annotated[
+        float | None, typer.Option(help="Rate at which one GPU sends its part of the cache to them.")
+    ] = None,
     profile: ProfileName = "default",
     explain: Annotated[
         bool, typer.Option("--explain", help="Show where the time goes, and the sources.")
     ] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the operators under the GPU's roofline: .png or .svg.")
+    ] = None,
     record: Annotated[bool, typer.Option("--record", help="Also keep the prediction in the store.")] = False,
     db: Db = None,
     json: Json = False,
@@ -53,16 +82,22 @@ def predict(
     """Predict latency, throughput and memory of one deployment."""
     from aicalib.errors import InvalidValue
     from aicalib.prediction import predict_batch
-    from aicalib.report.prediction import document, text
+    from aicalib.report.plots import plot_file, roofline
+    from aicalib.report.prediction import document, heading, text
     from aicalib.resolve import resolve
 
     options = {
         "model": model, "gpu": gpu, "gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe, "tp": tp, "pp": pp,
         "dp": dp, "ep": ep, "engine": engine, "engine_version": engine_version, "isl": isl, "osl": osl,
         "concurrency": concurrency, "num_prompts": num_prompts, "lockstep": lockstep,
-        "load": load if request_rate is None else "open",
+        "load": load, "request_rate": request_rate, "prefix_hit": prefix_hit,
         "mem_fraction": mem_fraction, "chunked_prefill_size": chunked_prefill_size,
-        "max_running_requests": max_running_requests,
+        "max_running_requests": max_running_requests, "enable_mixed_chunk": enable_mixed_chunk,
+        "spec_method": spec_method, "spec_tokens": spec_tokens, "spec_accept": spec_accept,
+        "draft_model": draft_model, "draft_gemm": draft_gemm,
+        "prefill_tp": prefill_tp, "prefill_dp": prefill_dp, "prefill_ep": prefill_ep,
+        "prefill_instances": prefill_instances, "decode_instances": decode_instances,
+        "network_gbit_s": network_gbit_s,
     }  # fmt: skip
     for name, value in options.items():
         if value != value:
@@ -70,12 +105,19 @@ def predict(
     batch = resolve({name: [value] for name, value in options.items()})
     for error in batch.refused.values():
         raise error
+    if plot is not None:
+        plot_file(plot)
     found = document(predict_batch(batch, find_profile(profile, db)), 0)
     if record:
         from perfdb import Store
 
         with Store(store_path(db)) as store:
             store.save_prediction(finite(found))
+    if plot is not None and found["status"] == "ok":
+        accelerator = batch.identities[batch.codes[0]].accelerator
+        roofline(found["breakdown"], accelerator, plot, "\n".join(heading(found)))
+    elif plot is not None:
+        typer.echo(f"{plot}: nothing to draw, the model does not fit", err=True)
     if json:
         print_json(found)
     else:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aicalib.engines.runnable import runnable
-from aicalib.physics.memory import GIB
-from aicalib.physics.steps import Operator, Step, decode_step, prefill_step
+from aicalib.identify import math_paths, surface_codes
+from aicalib.physics.memory import GIB, largest_concurrency, spare_bytes
+from aicalib.physics.steps import decode_step, prefill_step, total_s
 from aicalib.physics.system import spread_over
 from aicalib.prediction import METRICS, Prediction, predict_batch
 from aicalib.profiles.profile import uncalibrated
+from aicalib.report.explain import as_json, explain_text
 from aicalib.resolve import smallest_fitting_tp
-from aicalib.serving.closed import captured_batch
+from aicalib.serving.load import BURST, OPEN
+from aicalib.serving.server import captured_batch
+
+Array = NDArray[np.float64]
 
 NEAREST = 3
 """Measured runs named beside a prediction."""
+
+
+SAME = 0.02
+"""Relative difference of TPOT from a decode step, which is read between the knots of a table, that needs no words."""
+
+FITTED = ("gemm", "experts", "decode_mixers", "prefill_mixers", "links")
+"""Scales of kernels that a fit moves: what they carry over is as calibrated as the answer."""
 
 
 def document(prediction: Prediction, index: int) -> dict[str, Any]:
@@ -41,15 +55,23 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
     if not deployment.identity.architecture.hf_id:
         asked["config"] = deployment.identity.architecture.source
     pool = float(held.kv_pool_bytes[index])
-    holds = int(held.max_total_tokens[index] // (workload.isl + workload.osl))
-    if fits and holds < workload.concurrency:
-        waiting = f"the KV pool holds {holds} of {workload.concurrency} whole requests; others wait in line"
+    per_request = batch.load.isl + batch.load.osl
+    holds = int(largest_concurrency(held, per_request, batch.settings.max_running)[index])
+    margin = float(spare_bytes(held, per_request)[index]) / GIB
+    overloaded = bool(prediction.overloaded[index])
+    at_once = _at_once(prediction, index)
+    if fits and holds < at_once:
+        waiting = f"{holds} of {at_once:.0f} whole requests run at once; others wait in line"
         asked["notes"] = [*deployment.identity.notes, waiting]
+    if deployment.drafter or deployment.mixed_chunk or workload.prefix_hit:
+        plain_steps = "the breakdown is of a plain decode step and of the new tokens' prefill by themselves"
+        asked["notes"] = [*asked["notes"], plain_steps]  # type: ignore[misc]
+    percentiles = prediction.percentiles
     found: dict[str, Any] = {
         "deployment": asked,
         "workload": workload.as_dict(),
         "profile": prediction.profile.label,
-        "status": "ok" if fits else "does_not_fit",
+        "status": "does_not_fit" if not fits else "overloaded" if overloaded else "ok",
         "runnable": runnable(deployment.identity)._asdict(),
         "evidence": _evidence(prediction, index),
         "prediction": {
@@ -58,69 +80,110 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
                 "low": float(interval.low[index]),
                 "high": float(interval.high[index]),
                 "origin": prediction.origin[index],
+                **{f"p{at}": float(values[index]) for at, values in percentiles.get(metric, {}).items()},
             }
             for metric, interval in prediction.mean.items()
         },
-        "uncalibrated": {metric: float(plain.mean[metric].value[0]) for metric in METRICS},
+        "uncalibrated": {
+            metric: math.nan if overloaded else float(plain.mean[metric].value[0]) for metric in METRICS
+        },
         "memory": {
             "weights_gib": float(held.weights_bytes[index]) / GIB,
             "kv_pool_gib": max(pool, 0.0) / GIB,
             "activation_gib": float(held.activation_bytes[index]) / GIB,
             "graphs_gib": float(held.graph_bytes[index]) / GIB,
             "reserve_gib": float(held.reserve_bytes[index]) / GIB,
+            "margin_gib": margin,
             "max_total_tokens": int(held.max_total_tokens[index]),
             "max_concurrency": holds,
         },
-        "breakdown": _breakdown(prediction, index) if fits else [],
+        "breakdown": _breakdown(prediction, index) if fits and not overloaded else [],
+        "basis": _basis(prediction, index),
     }
+    if math.isfinite(prediction.service.sustainable_s[index]):
+        found["sustainable_requests_s"] = float(prediction.service.sustainable_s[index])
+    if overloaded:
+        found["reason"] = prediction.reason(index)
     if not fits:
         gpu = deployment.identity.accelerator
         smallest = smallest_fitting_tp(deployment, workload)
         need = float(held.weights_bytes[index]) / GIB
         found["reason"] = (
-            f"{need:.1f} GiB of weights a GPU with tp {deployment.tp} leave no room for a request in the "
-            f"{gpu.memory_bytes / GIB:.1f} GiB of {gpu.name}"
+            f"beside {need:.1f} GiB of weights (tp {deployment.tp}) a request lacks {max(-margin, 0.0):.1f} GiB; "
+            f"{gpu.name} has {gpu.memory_bytes / GIB:.1f} GiB"
         )
         found["smallest_tp"] = smallest
     return found
 
 
-def _bound(operator: Operator) -> str:
-    if operator.bound:
-        return operator.bound
-    return "compute" if operator.compute_s[0] > operator.memory_s[0] else "memory"
-
-
-KERNEL_ONLY = {"attention": "kernel-fit", "all-reduce": "kernel-fit", "element-wise": "datasheet"}
-"""Operators of a calibrated row whose coefficients no fit moves: medians of kernel timings, or a guess."""
+def _at_once(prediction: Prediction, index: int) -> float:
+    """Return how many requests a workload has in the engine at a time, if it could hold them."""
+    load = prediction.batch.load
+    kind = load.kind[index]
+    if kind == OPEN:
+        return float(np.nan_to_num(prediction.service.running[index]))
+    return float((load.num_prompts if kind == BURST else load.concurrency)[index])
 
 
 def _breakdown(prediction: Prediction, index: int) -> list[dict[str, Any]]:
     """Return where the time of a decode step, and of a prefill step with one prompt, goes."""
-    chosen = np.array([index])
-    system, load = prediction.batch.system.take(chosen), prediction.batch.load.take(chosen)
+    batch = prediction.batch.take(np.array([index]))
+    system, load, settings = batch.system.take(batch.at), batch.load, batch.settings
     c = spread_over(system, prediction.profile.values)
-    origin = prediction.origin[index]
-    running = prediction.service.running[chosen]
-    padded = captured_batch(running, system.graph_max_batch)
-    tokens = np.minimum(load.isl, system.chunk_tokens / system.dp)
-    steps: dict[str, Step] = {
-        "decode": decode_step(system, c, running, load.isl + load.osl / 2.0, padded),
-        "prefill": prefill_step(system, c, tokens, load.isl, np.ones(1)),
+    running = prediction.service.running[[index]]
+    running = np.maximum(running / system.pp, 1.0)
+    padded = captured_batch(running, settings.graph_max_batch)
+    context, tokens = load.context, np.minimum(load.new, settings.chunk_tokens / system.dp)
+    steps = {
+        "decode": decode_step(system, c, running, context, padded, settings.graph_max_batch),
+        "prefill": prefill_step(system, c, tokens, load.new, np.ones(1)),
     }
-    return [
+    who = batch.identities[batch.who[batch.at[0]]]
+    formats = {**math_paths(who.quant, who.accelerator), "wide": who.accelerator.wide_format}
+    origins = {name: origin for name, (_, origin) in surface_codes(who).items()}
+    origin = prediction.origin[index]
+    return as_json(
         {
             "phase": phase,
-            "op": operator.name,
-            "ms": 1e3 * float(operator.time_s[0]),
-            "share": float(operator.time_s[0] / step.time_s[0]),
-            "bound": _bound(operator),
-            "origin": KERNEL_ONLY.get(operator.name, origin) if origin == "calibrated" else origin,
+            "op": each.name,
+            "calls": float(each.calls[0]),
+            **{size: float(each.sizes[size][0]) for size in ("m", "n", "k") if size in each.sizes},
+            "math": formats.get(each.math),
+            "flops": float(each.flops[0]),
+            "bytes": float(each.bytes_[0]),
+            "over": "link" if each.scale == "links" else "memory",
+            "ms": 1e3 * float(each.time_s[0]),
+            "share": float(each.time_s[0] / total_s(step)[0]),
+            "bound": each.bound,
+            "origin": origin
+            if each.scale in FITTED or not each.scale
+            else origins.get(each.surface, "datasheet"),
         }
         for phase, step in steps.items()
-        for operator in step.operators
-        if operator.time_s[0] > 0
-    ]
+        for each in step
+        if each.time_s[0] > 0
+    )
+
+
+def _basis(prediction: Prediction, index: int) -> dict[str, Any]:
+    """Return what a breakdown rests on: the datasheet, the profile, and where they come from."""
+    who = prediction.batch.deployment(index).identity
+    gpu, arch, profile = who.accelerator, who.architecture, prediction.profile
+    runs = Counter(profile.fitted.get("source", ()))
+    fitted = ", ".join(f"{name} ({count})" for name, count in runs.most_common())
+    kernels = "kernel timings of aiconfigurator-core 0.12.0 and the guesses named in coefficients.toml"
+    return {
+        "gpu": gpu.name,
+        "bandwidth_gb_s": gpu.bandwidth_bytes_s / 1e9,
+        "peak_tflops": {form: rate / 1e12 for form, rate in gpu.peak_flops.items()},
+        "profile": profile.label,
+        "sources": {
+            gpu.name: gpu.source,
+            arch.name: arch.source or f"config.json of {arch.hf_id}",
+            "priors": kernels,
+            **({"runs fitted": fitted} if fitted else {}),
+        },
+    }
 
 
 def _evidence(prediction: Prediction, index: int) -> list[dict[str, Any]]:
@@ -144,7 +207,7 @@ def _evidence(prediction: Prediction, index: int) -> list[dict[str, Any]]:
     distance += 0.5 * differs("gemm", who.quant.gemm.name) + 0.5 * differs("moe", who.quant.moe.name)
     for column, value in (
         ("tp", deployment.tp), ("isl", workload.isl), ("osl", workload.osl),
-        ("concurrency", workload.concurrency),
+        ("concurrency", max(_at_once(prediction, index), 1.0)),
     ):  # fmt: skip
         distance += np.abs(np.log(np.array(fitted[column], dtype=float) / value))
     nearest = np.argsort(distance, kind="stable")[:NEAREST]
@@ -178,17 +241,26 @@ def _number(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-def text(found: dict[str, Any], *, explain: bool = False) -> str:
-    """Return a prediction document as text of at most 100 columns."""
+def heading(found: dict[str, Any]) -> list[str]:
+    """Return what was asked: the deployment, its formats, the load."""
     at, load = found["deployment"], found["workload"]
     formats = {"gemm": at["gemm"], "kv": at["kvcache"], "fmha": at["fmha"], "moe": at["moe"]}
-    lines = [
+    return [
         f"{at['model']} on {at['n_gpus']} x {at['gpu']}, {at['engine']} {at['engine_version']}, "
         f"tp {at['tp']} dp {at['dp']} ep {at['ep']}",
         f"formats: {', '.join(f'{field} {mode}' for field, mode in formats.items() if mode)}",
-        f"load: {load['load']}, {load['concurrency']} in flight, {load['isl']:g} in, {load['osl']:g} out",
+        f"load: {load['load']}, {_sent(load)}, {load['isl']:g} in, {load['osl']:g} out",
+        *_unlike(at, load),
+    ]
+
+
+def text(found: dict[str, Any], *, explain: bool = False) -> str:
+    """Return a prediction document as text of at most 100 columns."""
+    at = found["deployment"]
+    lines = [
+        *heading(found),
         "",
-        *(_numbers(found) if found["status"] == "ok" else _misfit(found)),
+        *{"ok": _numbers, "does_not_fit": _misfit, "overloaded": _overload}[found["status"]](found),
         "",
     ]
     run = found["runnable"]
@@ -200,9 +272,41 @@ def text(found: dict[str, Any], *, explain: bool = False) -> str:
     lines += [f"note: {note}" for note in at["notes"]]
     origin = f", {found['prediction']['tpot_ms']['origin']}" if found["status"] == "ok" else ""
     lines.append(f"profile {found['profile']}{origin}")
-    if explain:
+    if explain and found["breakdown"]:
         lines += ["", *_explained(found)]
     return "\n".join(lines)
+
+
+def _sent(load: dict[str, Any]) -> str:
+    """Return how requests are sent, in words."""
+    if load["load"] == "open":
+        return f"{load['request_rate']:g} requests/s"
+    if load["load"] == "burst":
+        return f"{load['num_prompts']} at once"
+    return f"{load['concurrency']} in flight"
+
+
+def _unlike(at: dict[str, Any], load: dict[str, Any]) -> list[str]:
+    """Return lines about what a plain engine and load do not have."""
+    lines = [f"{at['pp']} pipeline stages"] if at["pp"] > 1 else []
+    if load["prefix_hit"]:
+        lines.append(f"prefix cache: holds {100 * load['prefix_hit']:g} % of the input")
+    if "enable_mixed_chunk" in at:
+        lines.append("running requests decode in the steps of prefill chunks")
+    if "spec_method" in at:
+        drafter = f" by {at['draft_model']}" if at["draft_model"] else ""
+        count = f"{at['spec_tokens']} drafted, {at['spec_accept']:g} tokens a step"
+        lines.append(f"speculation: {at['spec_method']}{drafter}, {count}")
+    if "prefill_tp" in at:
+        lines.append(
+            f"{at['decode_instances']} decode instances, {at['prefill_instances']} prefill instances of tp "
+            f"{at['prefill_tp']}, {at['network_gbit_s']:g} Gbit/s a GPU between them"
+        )
+    return lines
+
+
+def _overload(found: dict[str, Any]) -> list[str]:
+    return [f"overloaded: {found['reason']}"]
 
 
 def _numbers(found: dict[str, Any]) -> list[str]:
@@ -226,19 +330,30 @@ def _numbers(found: dict[str, Any]) -> list[str]:
 
 def _misfit(found: dict[str, Any]) -> list[str]:
     smallest = found["smallest_tp"]
-    return [
-        f"does not fit: {found['reason']}",
-        f"smallest tp that fits: {smallest}" if smallest else "no width of one node fits; use fewer bits",
-    ]
+    if not smallest:
+        advice = "no width of one node fits; use fewer bits"
+    elif smallest <= found["deployment"]["tp"]:
+        advice = f"tp {smallest} fits with the memory fraction and limits that the engine takes by itself"
+    else:
+        advice = f"smallest tp that fits: {smallest}"
+    return [f"does not fit: {found['reason']}", advice]
 
 
 def _explained(found: dict[str, Any]) -> list[str]:
-    lines = ["where the time of a decode step and of one prompt's prefill goes:"]
-    lines += [
-        f"  {each['phase']:8}{each['op']:24}{each['ms']:10.3f} ms {100 * each['share']:6.1f} %  "
-        f"{each['bound']}"
-        for each in found["breakdown"]
-    ]
+    lines = ["where the time of a decode step and of one prompt's prefill goes:", ""]
+    lines.append(explain_text(found["breakdown"], found["basis"]))
+    tpot_ms = found["prediction"]["tpot_ms"]["value"]
+    step_ms = sum(row["ms"] for row in found["breakdown"] if row["phase"] == "decode")
+    if (
+        found["breakdown"]
+        and found["deployment"].get("spec_method") is None
+        and tpot_ms > (1.0 + SAME) * step_ms
+    ):
+        lines += [
+            "",
+            f"TPOT of {_number(tpot_ms)} ms: a decode step of {_number(step_ms)} ms, and "
+            f"{_number(tpot_ms - step_ms)} ms in which prompts of others are prefilled",
+        ]
     if found["evidence"]:
         lines += ["", "nearest measured runs, by distance:"]
     for each in found["evidence"]:

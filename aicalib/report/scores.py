@@ -10,7 +10,8 @@ from typing import Any
 from aicalib.calibrate.build import Calibration
 
 METRIC_NAMES = {
-    "tpot_ms": "TPOT", "ttft_ms": "TTFT", "e2e_ms": "end to end", "output_tok_s": "output tok/s"
+    "tpot_ms": "TPOT", "ttft_ms": "TTFT", "e2e_ms": "end to end", "output_tok_s": "output tok/s",
+    "max_total_tokens": "KV pool", "max_total_tokens_given_memory": "KV pool, rule alone",
 }  # fmt: skip
 
 
