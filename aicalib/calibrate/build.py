@@ -16,9 +16,10 @@ from aicalib.calibrate.runs import Runs, as_runs
 from aicalib.calibrate.score import Score, score
 from aicalib.calibrate.validate import cross_validate
 from aicalib.errors import InvalidValue
-from aicalib.physics.memory import fits, memory
 from aicalib.prediction import Interval, evidence_keys, predict_batch
 from aicalib.profiles.profile import METRICS, PHYSICS, Profile, uncalibrated
+from aicalib.served import memory_of
+from aicalib.serving.load import CLOSED, STATIC
 
 Array = NDArray[np.float64]
 
@@ -92,6 +93,16 @@ def _without_ttft(runs: Runs) -> Runs:
     return replace(runs, measured=measured)
 
 
+def _plain(runs: Runs) -> NDArray[np.bool_]:
+    """Return which runs a fit sees, shape (n,): those of a closed loop or a static batch, without speculation.
+
+    Under other loads what is measured is a queue in front of the engine more than the engine.
+    """
+    load, drafts = runs.batch.load, runs.batch.features.drafting
+    seen: NDArray[np.bool_] = (load.kind == CLOSED) | (load.kind == STATIC)
+    return seen if drafts is None else seen & (drafts.method < 0)
+
+
 def _group_median(runs: Runs, metric: str, predicted: Array, chosen: NDArray[np.bool_]) -> tuple[float, int]:
     """Return the median over groups of the group's median absolute error, and the number of groups."""
     error = np.abs(predicted / runs.measured[metric] - 1.0)
@@ -156,10 +167,9 @@ def calibrate(
     """
     kept, left_out = usable(records)
     runs = _without_ttft(as_runs(kept))
-    system, load = runs.batch.system, runs.batch.load
-    held = fits(system, memory(system), load.isl + load.osl)
+    _, held = memory_of(runs.batch)
     has_latency = np.isfinite(runs.measured["tpot_ms"]) | np.isfinite(runs.measured["ttft_ms"])
-    runs = runs.take(np.flatnonzero(held & has_latency))
+    runs = runs.take(np.flatnonzero(held & has_latency & _plain(runs)))
     groups = {group[1:] for group in runs.groups}
     if len(groups) < FEWEST_GROUPS:
         raise InvalidValue(
@@ -250,7 +260,7 @@ def _fitted_rows(runs: Runs) -> dict[str, list[Any]]:
         "gpu": [group[2] for group in runs.groups],
         "gemm": [batch.identities[code].quant.gemm.name for code in batch.codes],
         "moe": [batch.identities[code].quant.moe.name for code in batch.codes],
-        "tp": batch.system.tp.astype(int).tolist(),
+        "tp": batch.system.tp[batch.at].astype(int).tolist(),
         "isl": batch.load.isl.round(1).tolist(),
         "osl": batch.load.osl.round(1).tolist(),
         "concurrency": batch.load.concurrency.astype(int).tolist(),

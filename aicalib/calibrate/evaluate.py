@@ -1,4 +1,4 @@
-"""Score a profile on measured runs without fitting on them."""
+"""Score a profile on measured runs, and the memory rules on what engines logged, without fitting on them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from aicalib.calibrate.records import with_run_ids
 from aicalib.calibrate.runs import Runs, as_runs
 from aicalib.calibrate.score import Score, score
+from aicalib.calibrate.startup import METRICS as MEMORY_METRICS
+from aicalib.calibrate.startup import Startups, evaluate_startups, is_start, once, says_memory
 from aicalib.prediction import Prediction, predict_batch
 from aicalib.profiles.profile import METRICS, Profile
 
@@ -32,12 +34,18 @@ class Evaluation:
         What was answered.
     seen : ndarray of bool, shape (n,)
         Runs that the profile was fitted on; they are scored apart.
+    startups : Startups
+        Start-up records, and runs whose server said how many tokens its pool holds, each server once.
+    starts : int
+        How many of them are start-up records.
     """
 
     profile: str
     runs: Runs
     prediction: Prediction
     seen: NDArray[np.bool_]
+    startups: Startups
+    starts: int
 
     def _score(self, metric: str, chosen: NDArray[np.bool_]) -> Score:
         at = np.flatnonzero(chosen)
@@ -48,7 +56,8 @@ class Evaluation:
         """Return the scoreboard as `evaluate --json` prints it."""
         unseen = ~self.seen
         refused: dict[str, int] = {}
-        for error in self.runs.batch.refused.values():
+        starts = {row: error for row, error in self.startups.refused.items() if row < self.starts}
+        for error in (*self.runs.batch.refused.values(), *starts.values()):
             refused[str(error)] = refused.get(str(error), 0) + 1
         answered = self.prediction.fits
         refused |= {"does_not_fit": int((~answered).sum())} if (~answered).any() else {}
@@ -62,12 +71,19 @@ class Evaluation:
                     {"engine": engine, "gpu": gpu, "model": family, "n": int(chosen.sum())}
                     | {metric: self._score(metric, chosen) for metric in METRICS}
                 )
+        for group in sorted(set(self.startups.groups)):
+            chosen = np.array([each == group for each in self.startups.groups])
+            engine, family, gpu = group
+            found.append(
+                {"engine": engine, "gpu": gpu, "model": family, "n": int(chosen.sum())}
+                | self.startups.scores(chosen)
+            )
         result: dict[str, Any] = {
             "profile": self.profile,
-            "rows": len(self.runs.records),
-            "answered": int(answered.sum()),
+            "rows": len(self.runs.records) + self.starts,
+            "answered": int(answered.sum()) + int((self.startups.batch.rows < self.starts).sum()),
             "refused": dict(sorted(refused.items(), key=lambda item: -item[1])),
-            "metrics": {metric: self._score(metric, unseen) for metric in METRICS},
+            "metrics": {metric: self._score(metric, unseen) for metric in METRICS} | self.startups.scores(),
             "groups": found,
         }
         if self.seen.any():
@@ -93,6 +109,22 @@ class Evaluation:
                         "high": _or_none(interval.high[at]),
                         "origin": self.prediction.origin[at],
                     }
+        for metric in MEMORY_METRICS:
+            for at, record in enumerate(self.startups.answered):
+                logged, predicted = self.startups.logged[at], self.startups.predicted[metric][at]
+                if np.isfinite(logged) and np.isfinite(predicted):
+                    yield {
+                        "src_ref": record.get("src_ref"),
+                        "metric": metric,
+                        "statistic": "value",
+                        "derived": False,
+                        "seen": False,
+                        "measured": float(logged),
+                        "predicted": float(predicted),
+                        "low": None,
+                        "high": None,
+                        "origin": "datasheet",
+                    }
 
 
 def _or_none(value: float) -> float | None:
@@ -105,7 +137,8 @@ def evaluate(records: Iterable[Mapping[str, Any]], profile: Profile) -> Evaluati
     Parameters
     ----------
     records : iterable of mapping
-        Runs in the runs format; a `run_id` is computed from the content where there is none.
+        Runs in the runs format; a `run_id` is computed from the content where there is none. Start-up records may
+        stand among them.
     profile : Profile
         Not changed.
 
@@ -113,7 +146,13 @@ def evaluate(records: Iterable[Mapping[str, Any]], profile: Profile) -> Evaluati
     -------
     Evaluation
     """
-    runs = as_runs(with_run_ids(records))
+    records = list(records)
+    starts = [record for record in records if is_start(record)]
+    runs = as_runs(with_run_ids(record for record in records if not is_start(record)))
+    servers = once(record for record in runs.records if says_memory(record))
     known = set(profile.fitted.get("run_id", [])) - {None}
     seen = np.array([record["run_id"] in known for record in runs.answered], dtype=bool)
-    return Evaluation(profile.label, runs, predict_batch(runs.batch, profile), seen)
+    prediction = predict_batch(runs.batch, profile)
+    return Evaluation(
+        profile.label, runs, prediction, seen, evaluate_startups([*starts, *servers]), len(starts)
+    )

@@ -10,10 +10,10 @@ from scipy.optimize import least_squares
 from threadpoolctl import threadpool_limits
 
 from aicalib.calibrate.runs import Runs
-from aicalib.physics.memory import memory
-from aicalib.physics.system import spread_over
+from aicalib.physics.tables import KernelTables, tabulate_kernels
 from aicalib.profiles.coefficients import all_coefficients, priors
-from aicalib.serving.closed import serve
+from aicalib.served import capacity, memory_of, servers
+from aicalib.serving.serve import serve
 
 Array = NDArray[np.float64]
 
@@ -45,19 +45,24 @@ class Fit:
 
 
 def group_weights(groups: list[tuple[str, str, str]]) -> Array:
-    """Return a weight a run, so that a group of n runs counts as sqrt(n) of them; the mean weight is 1."""
+    """Return a weight a run, so that a group of n runs counts as n^0.75 of them; the mean weight is 1.
+
+    By runs alone a few large groups decide; as sqrt(n) the many groups of two runs do. Left-out groups decided.
+    """
     sizes: dict[tuple[str, str, str], int] = {}
     for group in groups:
         sizes[group] = sizes.get(group, 0) + 1
-    weights = np.array([sizes[group] ** -0.5 for group in groups])
+    weights = np.array([sizes[group] ** -0.25 for group in groups])
     result: Array = weights / weights.mean()
     return result
 
 
-def log_residuals(runs: Runs, values: Array, max_total_tokens: Array) -> dict[str, Array]:
+def log_residuals(
+    runs: Runs, values: Array, max_total_tokens: Array, kernels: KernelTables
+) -> dict[str, Array]:
     """Return log(measured / predicted) of TPOT and TTFT, NaN where not measured, shape (n,) each."""
-    system = runs.batch.system
-    service = serve(system, spread_over(system, values), runs.batch.load, max_total_tokens)
+    batch = runs.batch
+    service = serve(servers(batch, values, kernels=kernels), batch.load, max_total_tokens)
     ttft_s = np.where(runs.median["ttft_ms"], service.ttft_median_s, service.ttft_mean_s)
     return {
         "tpot_ms": np.log(runs.measured["tpot_ms"] / (1e3 * service.tpot_s)),
@@ -90,7 +95,8 @@ def fit(runs: Runs) -> Fit:
     low = np.log([known[at].low / known[at].prior for at in free])
     high = np.log([known[at].high / known[at].prior for at in free])
     weights = np.sqrt(group_weights(runs.groups))
-    tokens = memory(runs.batch.system).max_total_tokens
+    tokens = capacity(runs.batch, memory_of(runs.batch)[0])
+    kernels = tabulate_kernels(runs.batch.system)
 
     def values_of(logs: Array) -> Array:
         values = prior.copy()
@@ -98,7 +104,7 @@ def fit(runs: Runs) -> Fit:
         return values
 
     def residuals(logs: Array) -> Array:
-        found = log_residuals(runs, values_of(logs), tokens)
+        found = log_residuals(runs, values_of(logs), tokens, kernels)
         scaled = np.concatenate([found[metric] / noise for metric, noise in NOISE.items()])
         squared = np.nan_to_num(scaled) ** 2
         robust = np.sqrt(2.0 * (np.sqrt(1.0 + squared) - 1.0)) * np.tile(weights, len(NOISE))

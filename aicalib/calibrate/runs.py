@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -20,6 +20,17 @@ Array = NDArray[np.float64]
 
 EXPERTS_ONLY = ("int4", "mxfp4")
 """Checkpoint formats that quantize the experts alone and leave the rest as the model was published."""
+
+SPECULATION = {
+    "spec_algorithm": "algorithm",
+    "spec_steps": "number of steps",
+    "accept_length": "acceptance length",
+}
+"""Keys without which a run with speculative decoding cannot be asked, and what they are."""
+
+DRAFTED_BY_LAYER = ("MTP", "NEXTN", "EAGLE")
+"""Algorithms that draft by the model's own layer where it has one: engines call it EAGLE where they run the layer as
+a draft model."""
 
 FIXED_LENGTHS = 0.99
 """From this ratio of the shortest to the longest length on, requests run in lockstep."""
@@ -84,9 +95,13 @@ def _given(value: Any) -> bool:
 def refusal(record: Mapping[str, Any]) -> RequestError | None:
     """Return why a run cannot be asked as a question, or None where it can."""
     if record.get("disagg") is True:
-        return NotCovered("disaggregated prefill and decode are not covered yet")
+        return InvalidValue("the network between prefill and decode instances is not recorded")
     if record.get("spec_decode") is True:
-        return NotCovered("speculative decoding is not covered yet")
+        for key, what in SPECULATION.items():
+            if not _given(record.get(key)):
+                return InvalidValue(f"speculative decoding: the {what} is not recorded")
+        if str(record["spec_algorithm"]).upper() not in DRAFTED_BY_LAYER:
+            return NotCovered(f"speculative decoding by {record['spec_algorithm']} is not covered")
     for key, what in (
         ("model", "model"),
         ("gpu", "GPU"),
@@ -98,10 +113,10 @@ def refusal(record: Mapping[str, Any]) -> RequestError | None:
     for side in ("isl", "osl"):
         if not _given(record.get(side)) and not _given(record.get(f"mean_{side}_actual")):
             return InvalidValue(f"{side} is not recorded")
-    if record.get("load") != "static_batch" and not _given(record.get("concurrency")):
-        if record.get("load") == "closed":
-            return InvalidValue("concurrency is not recorded")
-        return NotCovered(f"load '{record.get('load')}' is not covered yet")
+    needed = {"open": "request_rate", "burst": "num_prompts", "static_batch": "batch_size"}
+    key = needed.get(record.get("load") or "closed", "concurrency")
+    if key != "batch_size" and not _given(record.get(key)):
+        return InvalidValue(f"{key} is not recorded")
     return None
 
 
@@ -154,6 +169,7 @@ def _options(record: Mapping[str, Any]) -> dict[str, Any]:
     warmups = record.get("num_warmups")
     version = record.get("engine_version")
     kv = record.get("kv_dtype")
+    drafts, is_open = record.get("spec_decode") is True, record.get("load") == "open"
     return {
         "model": record["model"],
         "gpu": record["gpu"],
@@ -178,6 +194,10 @@ def _options(record: Mapping[str, Any]) -> dict[str, Any]:
         "scheduler_recv_interval": record.get("scheduler_recv_interval"),
         "engine_month": engine_month(record),
         "load": record.get("load") or "closed",
+        "request_rate": record.get("request_rate") if is_open else None,
+        "spec_method": "mtp" if drafts else None,
+        "spec_tokens": record.get("spec_steps") if drafts else None,
+        "spec_accept": record.get("accept_length") if drafts else None,
         "lockstep": lockstep(record),
         "warmed_up": _given(warmups) and float(warmups) >= float(slots or 0),  # type: ignore[arg-type]
     }
@@ -228,7 +248,7 @@ def as_runs(records: Iterable[Mapping[str, Any]]) -> Runs:
     batch = resolve({name: [each[name] for each in options] for name in names})
     refused |= {askable[row]: error for row, error in batch.refused.items()}
     rows = np.array([askable[row] for row in batch.rows], dtype=np.intp)
-    batch = Batch(rows, batch.identities, batch.codes, batch.system, batch.load, refused)
+    batch = replace(batch, rows=rows, refused=refused)
 
     answered = [all_records[row] for row in rows]
     isl, osl = batch.load.isl, batch.load.osl
