@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT := out
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench profile clean
+.PHONY: setup demo test lint bench profile kernel-fit kernel-tables memory-table clean
 
 setup: $(READY)
 
@@ -38,6 +38,24 @@ bench: setup
 # Rebuild the shipped default profile from the published runs.
 profile: setup
 	$(BIN)/python -m aicalib.calibrate.ship measurements aicalib/profiles/default.json
+
+# Rebuild the shipped surfaces of kernel times from the tables of a public package, which stays outside of ours.
+KERNEL_TABLES := aiconfigurator-core==0.12.0
+kernel-fit: setup
+	@mkdir -p $(OUT)/wheel
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+	    --dest $(OUT)/wheel $(KERNEL_TABLES) $(PIP_ARGS) \
+	    || { echo "could not download $(KERNEL_TABLES); with a mirror: make kernel-fit PIP_ARGS='--index-url URL'" >&2; exit 1; }
+	$(BIN)/python -m aicalib.cli.kernel_fit $(OUT)/wheel/aiconfigurator_core-*.whl $(OUT)/kernels.duckdb aicalib/profiles
+	$(MAKE) kernel-tables
+
+# Write the tables of surfaces and of their held-out errors anew.
+kernel-tables: setup
+	$(BIN)/python -m aicalib.report.kernel_tables docs/kernels.md
+
+# Write the table of predicted and logged KV pools anew.
+memory-table: setup
+	$(BIN)/python -m aicalib.report.memory_table measurements/startup.jsonl docs/memory.md
 
 clean:
 	rm -rf $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

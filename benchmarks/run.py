@@ -13,7 +13,6 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from itertools import islice, product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -23,9 +22,6 @@ from typing import Any
 MEASUREMENTS = Path(__file__).parent.parent / "measurements"
 COMMAND = str(Path(sys.executable).with_name("aicalib"))
 REPETITIONS = 5
-BATCHES = {1: 20, 1_000: 5, 100_000: 1}
-"""Rows of a batch -> how often it is repeated."""
-
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 """Unit of the kernel's peak memory."""
 
@@ -76,44 +72,50 @@ def startup() -> Iterator[Figure]:
     yield process("aicalib_predict_cold", [COMMAND, "predict", "--model", "llama-70b", "--gemm", "fp8"])
 
 
-def configurations(rows: int) -> dict[str, list[Any]]:
-    """Return columns of distinct configurations, the load varying fastest."""
-    every = product(
-        ("llama-70b", "llama-8b"),
-        ("h100-sxm", "h200-sxm", "b200-sxm", "a100-sxm-80gb"),
-        ("bfloat16", "fp8"),
-        (2, 4, 8),
-        range(256, 8192, 256),
-        (128, 256, 512, 1024),
-        range(1, 257, 4),
-    )
-    names = ("model", "gpu", "gemm", "tp", "isl", "osl", "concurrency")
-    # Evenly spread over the product, so that a small batch holds as many names as a large one.
-    total = 2 * 4 * 2 * 3 * len(range(256, 8192, 256)) * 4 * len(range(1, 257, 4))
-    chosen = islice(every, 0, None, max(total // rows, 1))
-    return dict(zip(names, map(list, zip(*islice(chosen, rows), strict=True)), strict=True))
+MODELS = ("llama-8b", "llama-70b", "qwen3-32b", "qwen3-235b-a22b", "gpt-oss-120b", "deepseek-r1", "mixtral-8x7b",
+          "qwen3-30b-a3b", "glm-4.5", "kimi-k2", "qwen3-next-80b-a3b", "gemma-3-27b")  # fmt: skip
+GPUS = ("h100-sxm", "h200-sxm", "b200-sxm", "a100-sxm-80gb", "l40s", "gb200", "mi300x")
+ROWS = 1_000_000
+
+
+def configurations(rows: int, models: tuple[str, ...], gpus: tuple[str, ...]) -> dict[str, Any]:
+    """Return columns of configurations drawn at random, with formats, widths, lengths and concurrency."""
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    return {
+        "model": draw.choice(models, rows),
+        "gpu": draw.choice(gpus, rows),
+        "kv": draw.choice(["auto", "fp8_e4m3"], rows),
+        "tp": draw.choice([2, 4, 8], rows),
+        "isl": draw.integers(128, 8192, rows),
+        "osl": draw.integers(32, 2048, rows),
+        "concurrency": draw.integers(1, 256, rows),
+    }
 
 
 def prediction() -> list[Figure]:
-    """Time `predict_many` on batches of several sizes in one process."""
+    """Time `predict` on a deployment asked about before, and `predict_many` on one architecture and on a mix."""
     import pandas as pd
 
     import aicalib
 
-    aicalib.predict_many(pd.DataFrame(configurations(1)))
-    found, rates = [], {}
-    for rows, repetitions in BATCHES.items():
-        frame = pd.DataFrame(configurations(rows))
-        times = []
-        for _ in range(repetitions):
-            begin = perf_counter()
-            aicalib.predict_many(frame)
-            times.append(perf_counter() - begin)
-        rates[rows] = rows / median(times)
-        found.append(figure(f"predict_many_{rows}", rates[rows], "rows/s", repetitions, own_peak_mib()))
-    smallest, largest = min(BATCHES), max(BATCHES)
-    ratio = rates[largest] / rates[smallest]
-    return [*found, figure(f"predict_many_{largest}_over_{smallest}", ratio, "ratio of rows/s", 1)]
+    deployment, workload = aicalib.question(model="llama-70b", gpu="h100-sxm", tp=4, gemm="fp8")
+    times = []
+    for _ in range(200):
+        begin = perf_counter()
+        aicalib.predict(deployment, workload)
+        times.append(perf_counter() - begin)
+    found = [figure("predict_warm", 1e3 * median(times), "ms", len(times), own_peak_mib())]
+    tables = {"one_architecture": (MODELS[1:2], GPUS[:1]), "mix": (MODELS, GPUS)}
+    for name, (models, gpus) in tables.items():
+        frame = pd.DataFrame(configurations(ROWS, models, gpus))
+        aicalib.predict_many(frame[:1000])
+        begin = perf_counter()
+        aicalib.predict_many(frame)
+        rate = ROWS / (perf_counter() - begin)
+        found.append(figure(f"predict_many_{name}", rate, "rows/s", ROWS, own_peak_mib()))
+    return found
 
 
 def ingestion() -> list[Figure]:
