@@ -523,7 +523,7 @@ def test_a_batch_of_every_load_and_feature_is_each_row_by_itself():
         alone = aicalib.predict(deployment, workload)
         for metric in METRICS:
             assert alone.mean[metric].value[0] == pytest.approx(
-                table[metric].iloc[at], rel=1e-4, nan_ok=True
+                table[metric].iloc[at], rel=1e-9, nan_ok=True
             ), row
 
 
