@@ -151,7 +151,7 @@ def _text(record: Mapping[str, Any], name: str) -> str | None:
 def refusal(record: Mapping[str, Any]) -> RequestError | None:
     """Return why a record cannot be asked, or None where it can."""
     if record.get("disagg") is True:
-        return NotCovered("disaggregated prefill and decode are not covered yet")
+        return NotCovered("a start of a disaggregated deployment does not say which pool it belongs to")
     for key, what in (("engine", "engine"), ("model", "model"), ("tp", "tensor-parallel width")):
         if record.get(key) is None:
             return InvalidValue(f"the {what} is not recorded")
