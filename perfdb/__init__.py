@@ -4,32 +4,39 @@
 knows physics: strings and numbers only.
 """
 
+from perfdb.absorb import IngestReport
 from perfdb.errors import (
     ContextRefused,
+    DamagedStore,
     FlagsFileError,
     NewerSchema,
+    NotAnExport,
     NotAStore,
+    NothingChosen,
     OlderSchema,
     ProfileExists,
     QueryRefused,
     ReadOnlyStore,
+    StorageFull,
     StoreBusy,
     StoreError,
     UnknownFormat,
     UnknownProfile,
 )
-from perfdb.ingest import IngestReport
-from perfdb.readers import ReadResult, read_records
-from perfdb.record import Record, Rejection, Remark, Run
+from perfdb.files import ReadResult, read_records, run_ids
+from perfdb.record import Record, Rejection, Remark
 from perfdb.store import FlagsApplied, Store
 
 __all__ = [
     "ContextRefused",
+    "DamagedStore",
     "FlagsApplied",
     "FlagsFileError",
     "IngestReport",
     "NewerSchema",
     "NotAStore",
+    "NotAnExport",
+    "NothingChosen",
     "OlderSchema",
     "ProfileExists",
     "QueryRefused",
@@ -38,11 +45,12 @@ __all__ = [
     "Record",
     "Rejection",
     "Remark",
-    "Run",
+    "StorageFull",
     "Store",
     "StoreBusy",
     "StoreError",
     "UnknownFormat",
     "UnknownProfile",
     "read_records",
+    "run_ids",
 ]

@@ -6,10 +6,15 @@ StoreError                  base of all of them; `kind` is a short word for prog
 ├── OlderSchema             the store lacks a migration and was opened read-only
 ├── StoreBusy               another process holds the store; `pid` where it is known
 ├── ReadOnlyStore           a write to a store that cannot be written
+├── DamagedStore            a store whose file is damaged
+├── StorageFull             no room on the disk
+├── NotAnExport             a folder that is no whole export of a store
+├── NothingChosen           a condition that no run meets
 ├── QueryRefused            a query that writes, or that the database does not understand
 ├── UnknownProfile          no profile of that name and version
 ├── ProfileExists           that version of the profile is stored with another content
 ├── UnknownFormat           a file that no reader knows
+├── SidecarError            a TOML file of context that cannot be used
 ├── ContextRefused          context for a file that says all of it itself
 └── FlagsFileError          a line of a flags file that cannot be applied
 """
@@ -65,6 +70,30 @@ class ReadOnlyStore(StoreError):
     kind = "read_only"
 
 
+class DamagedStore(StoreError):
+    """A store whose file is damaged."""
+
+    kind = "damaged_store"
+
+
+class StorageFull(StoreError):
+    """No room on the disk."""
+
+    kind = "storage_full"
+
+
+class NotAnExport(StoreError):
+    """A folder that is no whole export of a store."""
+
+    kind = "not_an_export"
+
+
+class NothingChosen(StoreError):
+    """A condition that no run meets."""
+
+    kind = "nothing_chosen"
+
+
 class QueryRefused(StoreError):
     """A query that writes, or that the database does not understand."""
 
@@ -87,6 +116,12 @@ class UnknownFormat(StoreError):
     """A file that no reader knows."""
 
     kind = "unknown_format"
+
+
+class SidecarError(StoreError):
+    """A TOML file of context beside a result file that cannot be used."""
+
+    kind = "sidecar"
 
 
 class ContextRefused(StoreError):

@@ -10,8 +10,7 @@ from typing import Final, Literal
 
 Kind = Literal["text", "int", "float", "bool", "json"]
 
-KEYS: Final[dict[str, Kind]] = {
-    # deployment
+_DEPLOYMENT: Final[dict[str, Kind]] = {
     "engine": "text",
     "engine_version": "text",
     "engine_image": "text",
@@ -43,7 +42,9 @@ KEYS: Final[dict[str, Kind]] = {
     "spec_algorithm": "text",
     "spec_steps": "int",
     "spec_draft_tokens": "int",
-    # workload
+}
+
+_WORKLOAD: Final[dict[str, Kind]] = {
     "dataset": "text",
     "isl": "int",
     "osl": "int",
@@ -57,28 +58,63 @@ KEYS: Final[dict[str, Kind]] = {
     "num_prompts": "int",
     "num_warmups": "int",
     "use_chat_template": "bool",
-    # measured
+}
+
+_MEASURED: Final[dict[str, Kind]] = {
     "mean_ttft_ms": "float",
     "median_ttft_ms": "float",
+    "std_ttft_ms": "float",
+    "p90_ttft_ms": "float",
+    "p95_ttft_ms": "float",
     "p99_ttft_ms": "float",
     "ttft_ms_unspecified": "float",
     "mean_tpot_ms": "float",
     "median_tpot_ms": "float",
+    "std_tpot_ms": "float",
+    "p90_tpot_ms": "float",
+    "p95_tpot_ms": "float",
     "p99_tpot_ms": "float",
     "tpot_ms_unspecified": "float",
     "mean_itl_ms": "float",
+    "median_itl_ms": "float",
+    "std_itl_ms": "float",
+    "p90_itl_ms": "float",
+    "p95_itl_ms": "float",
+    "p99_itl_ms": "float",
     "mean_e2e_ms": "float",
     "median_e2e_ms": "float",
+    "std_e2e_ms": "float",
+    "p90_e2e_ms": "float",
+    "p95_e2e_ms": "float",
+    "p99_e2e_ms": "float",
+    "requests_s": "float",
+    "input_tok_s": "float",
     "output_tok_s": "float",
     "total_tok_s": "float",
     "tok_s_per_gpu": "float",
+    "duration_s": "float",
+    "completed": "int",
+    "failed": "int",
+    "achieved_concurrency": "float",
+    "cache_hit_rate_pct": "float",
     "accept_length": "float",
-    # standing
+}
+
+_STANDING: Final[dict[str, Kind]] = {
     "measured_on": "text",
     "ambiguous_config": "bool",
     "flags_variants": "json",
 }
-"""Name and kind of every column of a run."""
+
+KEYS: Final[dict[str, Kind]] = _DEPLOYMENT | _WORKLOAD | _MEASURED | _STANDING
+"""Name and kind of every column of a run. New keys may be added anywhere; the order of those there stands, since
+the identity of a run depends on it."""
+
+CONFIGURATION: Final = tuple(_DEPLOYMENT)
+"""Keys of the deployment: a configuration, which many runs share."""
+
+WORKLOAD: Final = tuple(_WORKLOAD)
+"""Keys of what a client sent."""
 
 PROVENANCE: Final = (
     "source",
@@ -91,14 +127,17 @@ PROVENANCE: Final = (
 )
 """Where a run comes from: kept per source, and no part of what makes two runs the same."""
 
-VIEW_ONLY: Final = ("run_id", "status", "missing", "sources", "flags", "extra")
+VIEW_ONLY: Final = ("run_id", "config_id", "status", "missing", "sources", "flags", "extra", "stated")
 """Columns of the view `runs` that describe the stored run and are not keys of a run."""
 
 METRICS: Final = tuple(
     name
     for name in KEYS
-    if name.endswith(("_ttft_ms", "_tpot_ms", "_itl_ms", "_e2e_ms", "_ms_unspecified"))
-    or name in ("output_tok_s", "total_tok_s", "tok_s_per_gpu")
+    if (
+        name.endswith(("_ttft_ms", "_tpot_ms", "_itl_ms", "_e2e_ms", "_ms_unspecified"))
+        and not name.startswith("std_")
+    )
+    or name in ("requests_s", "input_tok_s", "output_tok_s", "total_tok_s", "tok_s_per_gpu")
 )
 """Measured figures: positive and finite, or missing."""
 

@@ -1,227 +1,379 @@
 """Quality rules over the stored runs that need no physics: each names the runs it doubts, and why.
 
-A rule takes the frame of the view `runs` and yields (run_id, reason). Rules that need a model of the engine
-live above the store and write their own flags through it.
+Every rule is SQL over the whole store at once. Those of `ALONE` look at one run at a time, as an expression that gives
+the reason, null where there is nothing to doubt. Those of `TOGETHER` compare runs. Rules that need a model of
+the engine live above the store and write their own flags through it.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 
-from perfdb.keys import KEYS, METRICS
+from perfdb.keys import CONFIGURATION, KEYS, WORKLOAD
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import duckdb
 
-ORIGIN = "rule"
+ORIGIN: Final = "rule"
 
-NEAR_TPOT = 0.002
-NEAR_TTFT = 0.005
+NEAR_TPOT: Final = 0.002
+NEAR_TTFT: Final = 0.005
 """Two runs of one configuration this close are one measurement copied twice: real repeats differ by 0.6 to
 1.4 % in TPOT and by 7 to 12 % in TTFT."""
-EXACT = 1e-9
+EXACT: Final = 1e-9
 """Relative difference below which two figures are one number written twice."""
-AMBIGUOUS_TPOT = 1.25
-QUEUEING_SHARE = 0.35
-QUEUEING_CONCURRENCY = 1024
-QUEUEING_MIN_OSL = 512
+AMBIGUOUS_TPOT: Final = 1.25
+BLOCK_POINTS: Final = 2
+"""Points at which two deployments must have equal TTFT and TPOT to be called one report under two names. One such
+point may be chance where figures are rounded."""
+QUEUEING_SHARE: Final = 0.35
+QUEUEING_CONCURRENCY: Final = 1024
+QUEUEING_MIN_OSL: Final = 512
 """With shorter outputs one wave of prefills alone can reach that share of the decode time."""
+MOST_IN_FLIGHT: Final = 1.25
+"""Requests in flight over the concurrency, by Little's law. Published runs end at 1.16: a mean over requests of
+different lengths is not their total over all tokens. Reports that give total for output tokens begin at 1.8."""
+TOTALS_APART: Final = 1.05
+"""Published runs whose lengths were counted agree within 0.9 %."""
+POLLUTED_RATIO: Final = 3.0
+POLLUTED_WAVES: Final = 5.0
+"""In a closed loop the first prompts come at once, and all but one wait: that adds up to C^2 / 2 prefills over a run.
+Published runs with a warm engine reach two times that; those with kernels compiled in the run 65 to 1400 times."""
+LUMPED_ITL_MS: Final = 0.05
+LUMPED_SHARE: Final = 0.6
+LUMPED_MIN_OSL: Final = 64
+"""Signature of a stream whose chunks were read together, from runs of one engine by two clients on a CPU."""
+CACHED_PCT: Final = 5.0
+"""A chat template alone, common to all prompts, is a smaller share of prompts of a hundred tokens and more."""
+
+_TPOT = "coalesce(mean_tpot_ms, tpot_ms_unspecified, median_tpot_ms)"
+_TTFT = "coalesce(mean_ttft_ms, ttft_ms_unspecified, median_ttft_ms)"
+_OSL = "coalesce(mean_osl_actual, osl)"
+_LENGTHS = "(mean_isl_actual + mean_osl_actual)"
+_DRAWN_OSL = "coalesce(mean_osl_actual, osl * (1 + coalesce(range_ratio, 1)) / 2)"
+_SAMPLES = "coalesce(completed, num_prompts)"
+_QUICKEST = "least({0}, coalesce(median_{1}_ms, {0}))"
+"""Where lengths differ much, a mean over requests weighs the short and slow ones too high; the lower of the two
+statistics accuses nobody wrongly."""
+_E2E = (
+    f"coalesce(mean_e2e_ms, coalesce({_QUICKEST.format(_TTFT, 'ttft')}, 0) "
+    f"+ {_QUICKEST.format(_TPOT, 'tpot')} * ({_DRAWN_OSL} - 1))"
+)
+_IN_FLIGHT = f"output_tok_s / {_DRAWN_OSL} * {_E2E} / 1000"
+
+ALONE: Final[dict[str, str]] = {
+    "speculative_unknown": """
+        CASE WHEN spec_decode IS NULL THEN 'speculative decoding is not recorded' END""",
+    "speculative_variants": """
+        CASE WHEN len(list_distinct(list_transform(
+            json_extract(flags_variants, '$[*]'), lambda one: coalesce(one ->> 'spec_decode', 'unknown')
+        ))) > 1 THEN 'launch scripts with and without speculative decoding both fit' END""",
+    "length_unknown": """
+        CASE WHEN coalesce(isl, mean_isl_actual) IS NULL OR coalesce(osl, mean_osl_actual) IS NULL
+        THEN 'neither nominal nor counted lengths are recorded' END""",
+    # A client that draws from [1, N] has half of the nominal length on average.
+    "length_spread_unknown": """
+        CASE WHEN isl IS NOT NULL AND osl IS NOT NULL AND range_ratio IS NULL
+            AND (mean_isl_actual IS NULL OR mean_osl_actual IS NULL)
+        THEN 'nominal lengths only: neither their spread nor counted means are recorded' END""",
+    "precision_unknown": """
+        CASE WHEN weight_quant IS NULL AND gemm_quant_src IS NULL THEN 'the weight format is not recorded' END""",
+    "expert_width_doubtful": """
+        CASE
+            WHEN expert_parallel AND coalesce(ep, 1) = 1 AND tp > 1
+                THEN 'ep 1 is recorded, the script turns expert parallelism on'
+            WHEN NOT expert_parallel AND ep > 1
+                THEN 'ep above 1 is recorded, the script turns no expert parallelism on'
+        END""",
+    "cold_first_wave": """
+        CASE WHEN num_warmups = 0 THEN 'no warm-up requests: the first wave that counts is cold' END""",
+    # TTFT is mostly waiting in line; TPOT stands.
+    "queueing": f"""
+        CASE
+            WHEN load = 'burst' THEN 'all prompts were sent at once'
+            WHEN concurrency >= {QUEUEING_CONCURRENCY} THEN 'concurrency of {QUEUEING_CONCURRENCY} or more'
+            WHEN {_TTFT} > {QUEUEING_SHARE} * {_TPOT} * {_OSL} AND {_OSL} >= {QUEUEING_MIN_OSL}
+                THEN 'TTFT above {QUEUEING_SHARE:.0%} of the decode time'
+        END""",
+    # Little's law: requests in flight are requests per second x the time each of them takes.
+    "throughput_contradiction": f"""
+        CASE
+            WHEN load = 'closed' AND {_IN_FLIGHT} > {MOST_IN_FLIGHT} * concurrency
+                THEN format('{{:.4g}} output tokens/s at these latencies need {{:.3g}} requests in flight, of which '
+                    'the concurrency allows {{}}', output_tok_s, {_IN_FLIGHT}, concurrency)
+            WHEN abs(ln(total_tok_s * mean_osl_actual / (output_tok_s * {_LENGTHS}))) > ln({TOTALS_APART})
+                THEN format('{{:.4g}} tokens/s in all and {{:.4g}} out do not stand to each other as the counted '
+                    'lengths do', total_tok_s, output_tok_s)
+            WHEN abs(ln(tok_s_per_gpu * n_gpus / output_tok_s)) > ln({TOTALS_APART})
+                THEN format('{{:.4g}} output tokens/s a GPU on {{}} GPUs are not {{:.4g}} in all',
+                    tok_s_per_gpu, n_gpus, output_tok_s)
+        END""",
+    "polluted_mean": f"""
+        CASE WHEN load = 'closed' AND mean_ttft_ms > {POLLUTED_RATIO} * median_ttft_ms
+            AND (concurrency = 1 OR (mean_ttft_ms - median_ttft_ms) * {_SAMPLES}
+                > {POLLUTED_WAVES} * median_ttft_ms * concurrency * concurrency / 2)
+        THEN format('mean TTFT is {{:.1f}} times the median, more than prompts that come {{}} at a time explain: cold '
+            'kernels or compilation are in the mean', mean_ttft_ms / median_ttft_ms, concurrency) END""",
+    # No line of C prompts takes longer than C x ISL decode steps: a step takes no less than one prompt token does.
+    "lumped_stream": f"""
+        CASE
+            WHEN median_itl_ms < {LUMPED_ITL_MS}
+                THEN format('median ITL of {{:.2g}} ms: chunks were read together', median_itl_ms)
+            WHEN load = 'closed' AND {_OSL} >= {LUMPED_MIN_OSL}
+                AND {_TTFT} > {LUMPED_SHARE} * coalesce(mean_e2e_ms, {_TTFT} + {_TPOT} * ({_OSL} - 1))
+                AND {_TTFT} > concurrency * coalesce(mean_isl_actual, isl) * {_TPOT}
+                THEN 'TTFT is most of the end-to-end time and more than any line of prompts takes: chunks were '
+                    'read together'
+        END""",
+    "cached_prompts": f"""
+        CASE WHEN cache_hit_rate_pct > {CACHED_PCT}
+        THEN format('{{:.3g}} % of the prompt tokens came from the cache: TTFT is not that of whole prompts',
+            cache_hit_rate_pct) END""",
+}
+"""Rules that look at one run at a time: name of the flag, and the reason as SQL over the columns of a run."""
+
+TOGETHER: Final = ("repeat", "near_repeat", "mirrored_model", "copied_report", "ambiguous_config")
+"""Rules that compare runs.
+
+repeat, near_repeat
+    A run that another one of the same deployment and workload equals to the last digit, or when rounded. Of two, the
+    one with less metadata is the copy; with equal metadata, the one that came later.
+mirrored_model
+    A repeat under another model name of the same family.
+copied_report
+    Two deployments of different model, GPU or engine with equal figures at several points: one report stands under two
+    names. Both are doubted, since figures do not say which is the copy.
+ambiguous_config
+    Runs of one recorded configuration and workload that differ so much that an unrecorded setting must differ.
+"""
+
+RULES: Final = (*TOGETHER, *ALONE)
+"""Names of all rules."""
 
 # What every copy of a run keeps, and what it must not contradict where both copies still have it.
-_KEPT = ["engine", "gpu", "isl", "osl", "load", "concurrency", "request_rate", "batch_size", "disagg"]
-_COMPATIBLE = [
+_KEPT_DEPLOYMENT: Final = ("engine", "disagg")
+_KEPT_WORKLOAD: Final = ("isl", "osl", "load", "concurrency", "request_rate", "batch_size")
+_COMPATIBLE_DEPLOYMENT: Final = (
     "n_gpus", "tp", "dp", "ep", "pp", "disagg_layout", "weight_quant", "spec_decode",
-    "dataset", "range_ratio", "mean_isl_actual", "mean_osl_actual",
-]  # fmt: skip
-_NOT_CONFIGURATION = {*METRICS, "accept_length", "ambiguous_config", "flags_variants", "measured_on"}
-
-Found = Iterator[tuple[str, str]]
+)  # fmt: skip
+_COMPATIBLE_WORKLOAD: Final = ("dataset", "range_ratio", "mean_isl_actual", "mean_osl_actual")
 
 
-def flags(frame: pd.DataFrame) -> list[dict[str, str]]:
-    """Apply every rule.
+def refresh(connection: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None = None) -> dict[str, int]:
+    """Compute the flags of every rule anew.
 
     Parameters
     ----------
-    frame : pandas.DataFrame
-        The view `runs`.
+    connection : DuckDBPyConnection
+        Its present schema is a store's; the caller holds the transaction.
+    run_ids : iterable of str, optional
+        Runs that are new or changed: rules that look at one run at a time then leave all others as they are.
 
     Returns
     -------
-    list of dict
-        `run_id`, `flag`, `reason`.
+    dict of str to int
+        Number of runs under each rule that doubts any, over the whole store.
     """
-    if frame.empty:
-        return []
-    frame = frame.assign(tpot=_first(frame, "tpot"), ttft=_first(frame, "ttft"))
-    return [
-        {"run_id": run_id, "flag": name, "reason": reason}
-        for name, rule in RULES.items()
-        for run_id, reason in rule(frame)
-    ]
+    run = connection.execute
+    scope = ""
+    if run_ids is not None:
+        run(
+            "CREATE OR REPLACE TEMP TABLE fresh AS SELECT DISTINCT unnest($1::VARCHAR[]) AS run_id",
+            [list(run_ids)],
+        )
+        scope = "WHERE run_id IN (FROM fresh)"
+    run(f"CREATE OR REPLACE TEMP TABLE doubts AS {_alone(scope)}")
+    run(f"CREATE OR REPLACE TEMP TABLE placed AS {_PLACED}")
+    run(f"INSERT INTO doubts {_AMBIGUOUS}")
+    run(f"INSERT INTO doubts {_COPIED}")
+    _copies(connection)
+    run(f"INSERT INTO doubts {_REPEATS}")
+    replaced = f"AND (run_id IN (FROM fresh) OR flag IN {TOGETHER})" if scope else ""
+    run(f"DELETE FROM flags WHERE origin = '{ORIGIN}' {replaced}")
+    run(f"INSERT INTO flags BY NAME SELECT run_id, flag, reason, '{ORIGIN}' AS origin FROM doubts")
+    for table in ("doubts", "placed", "twins", "edges", "unsettled", "settled", "copied", "copies"):
+        run(f"DROP TABLE IF EXISTS {table}")
+    rows = run(
+        f"SELECT flag, count(*) FROM flags WHERE origin = '{ORIGIN}' GROUP BY flag ORDER BY flag"
+    ).fetchall()
+    return {flag: int(count) for flag, count in rows}
 
 
-def count(rows: list[dict[str, str]]) -> dict[str, int]:
-    """Count runs by flag."""
-    return dict(sorted(Counter(row["flag"] for row in rows).items()))
-
-
-def _first(frame: pd.DataFrame, short: str) -> pd.Series[float]:
-    """Take the mean where it was measured, else the unspecified figure, else the median, in ms."""
-    mean, unspecified, median = (
-        frame[name] for name in (f"mean_{short}_ms", f"{short}_ms_unspecified", f"median_{short}_ms")
+def _alone(scope: str) -> str:
+    """Return the query of every doubt about a run by itself, in one pass over the runs."""
+    doubts = ", ".join(
+        f"{{'flag': '{name}', 'reason': CAST({reason} AS VARCHAR)}}" for name, reason in ALONE.items()
     )
-    return mean.fillna(unspecified).fillna(median).astype(float)
+    return f"""
+    SELECT run_id, unnest(doubts, recursive := true)
+    FROM (
+        SELECT run_id, list_filter([{doubts}], lambda one: one.reason IS NOT NULL) AS doubts
+        FROM (FROM run_records {scope}) JOIN configurations USING (config_id)
+    )"""
 
 
-def repeats(frame: pd.DataFrame) -> Found:
-    """Find runs whose TTFT and TPOT are those of another run of the same configuration, digit for digit."""
-    for run_id, kept, exact in _copies(frame):
-        if exact:
-            yield run_id, f"TTFT and TPOT equal those of run {kept}, which has more metadata or came first"
+def _hashed(columns: Iterable[str]) -> str:
+    return f"hash({', '.join(columns)})"
 
 
-def near_repeats(frame: pd.DataFrame) -> Found:
-    """Find runs that are another run of the same configuration with rounded figures."""
-    for run_id, kept, exact in _copies(frame):
-        if not exact:
-            yield run_id, f"TPOT within {NEAR_TPOT:.1%} and TTFT within {NEAR_TTFT:.1%} of run {kept}"
+def _there(keys: Iterable[str]) -> str:
+    """Return the SQL expression of how many of the columns have a value."""
+    return " + ".join(f"CAST({key} IS NOT NULL AS BIGINT)" for key in keys)
 
 
-def ambiguous_config(frame: pd.DataFrame) -> Found:
-    """Find runs of one recorded configuration that differ so much that an unrecorded setting must differ."""
-    import pandas as pd
+_PLACED: Final = f"""
+SELECT run_id, config_id, who, device, place, number, src_ref, tpot, ttft,
+    {_hashed(["config_id", *WORKLOAD])} AS setting,
+    {_hashed(["who", *_KEPT_WORKLOAD])} AS spot,
+    {_hashed(["who", "tpot", "ttft", "agreed", *_KEPT_WORKLOAD, *_COMPATIBLE_WORKLOAD])} AS twin,
+    -- Of a pair the one with the lower rank is kept.
+    number - ((known + {_there(key for key in KEYS if key not in CONFIGURATION)}) << 40) AS rank,
+    ambiguous_config AS stated
+FROM (
+    SELECT *, {_TPOT} AS tpot, {_TTFT} AS ttft, {_hashed(_KEPT_WORKLOAD)} AS place
+    FROM run_records
+)
+JOIN (
+    SELECT config_id, coalesce(model_group, model) AS family,
+        {_hashed(["family", "fold(gpu)", *_KEPT_DEPLOYMENT])} AS who,
+        CASE WHEN family IS NOT NULL AND gpu IS NOT NULL AND engine IS NOT NULL
+            THEN {_hashed(["fold(family)", "fold(gpu)", "engine"])} END AS device,
+        {_hashed(_COMPATIBLE_DEPLOYMENT)} AS agreed,
+        {_there(CONFIGURATION)} AS known
+    FROM configurations
+) USING (config_id)
+JOIN (
+    SELECT run_id, min(number) AS number, arg_min_null(src_ref, number) AS src_ref FROM run_sources GROUP BY run_id
+) USING (run_id)
+"""
+"""Every run with hashes of what it is compared by: `who` and `place` are the deployment and the workload as every copy
+keeps them, `spot` is both, `device` is model, GPU and engine where all are known, `setting` is
+everything that is recorded, `twin` all that a copy is known by."""
 
-    recorded = frame["ambiguous_config"].fillna(False)
-    columns = [name for name in KEYS if name not in _NOT_CONFIGURATION]
-    tpot = frame["tpot"].groupby(pd.util.hash_pandas_object(frame[columns].astype(str), index=False))
-    spread = tpot.transform("max") / tpot.transform("min")
-    for run_id, stated, ratio in zip(frame["run_id"], recorded, spread, strict=True):
-        if ratio > AMBIGUOUS_TPOT:
-            yield run_id, f"runs of this recorded configuration differ by {ratio:.2f}x in TPOT"
-        elif stated:
-            yield run_id, "marked so in its source table: equal recorded configurations differ in TPOT"
+_AMBIGUOUS: Final = f"""
+SELECT run_id, 'ambiguous_config' AS flag,
+    CASE WHEN ratio IS NOT NULL
+        THEN format('runs of this recorded configuration differ by {{:.2f}}x in TPOT', ratio)
+        ELSE 'marked so in its source table: equal recorded configurations differ in TPOT' END AS reason
+FROM placed
+LEFT JOIN (
+    SELECT setting, max(tpot) / min(tpot) AS ratio FROM placed GROUP BY setting HAVING ratio > {AMBIGUOUS_TPOT}
+) USING (setting)
+WHERE ratio IS NOT NULL OR stated
+"""
 
+_COPIED: Final = f"""
+WITH twins AS (
+    SELECT one.run_id, other.run_id AS other_id, one.config_id, other.config_id AS other_config
+    FROM placed AS one JOIN placed AS other
+        ON one.place = other.place AND CAST(one.tpot AS FLOAT) = CAST(other.tpot AS FLOAT)
+        AND CAST(one.ttft AS FLOAT) = CAST(other.ttft AS FLOAT)
+    WHERE one.device != other.device
+)
+SELECT run_id, 'copied_report' AS flag,
+    format('TTFT and TPOT equal those of run {{}} of another model, GPU or engine, here and at {{}} more points: one '
+        'of the two reports is a copy', min(other_id), max(points) - 1) AS reason
+FROM twins
+JOIN (
+    SELECT config_id, other_config, count(DISTINCT run_id) AS points
+    FROM twins GROUP BY ALL HAVING points >= {BLOCK_POINTS}
+) USING (config_id, other_config)
+GROUP BY run_id
+"""
 
-def speculative_unknown(frame: pd.DataFrame) -> Found:
-    """Find runs that do not say whether they decoded speculatively."""
-    return _where(frame, frame["spec_decode"].isna(), "speculative decoding is not recorded")
+_TWINS: Final = """
+SELECT run_id, leader FROM placed
+JOIN (
+    SELECT twin, min(rank) AS first, arg_min(run_id, rank) AS leader, arg_min_null(src_ref, rank) AS leader_ref
+    FROM placed WHERE tpot IS NOT NULL AND ttft IS NOT NULL GROUP BY twin HAVING count(*) > 1
+) USING (twin)
+WHERE rank > first AND src_ref IS DISTINCT FROM leader_ref
+"""
+"""Runs that equal another in everything a copy is known by. They go where that one goes: comparing each with each
+would take the square of their number."""
 
+_WIDTH: Final = NEAR_TPOT * 1.01
+"""Width of a cell of ln TPOT: runs that are near lie in one cell or in two side by side."""
 
-def speculative_variants(frame: pd.DataFrame) -> Found:
-    """Find runs that fit a launch script with and one without speculative decoding."""
-    for run_id, text in zip(frame["run_id"], frame["flags_variants"], strict=True):
-        variants = json.loads(text) if isinstance(text, str) else []
-        if len({variant.get("spec_decode") for variant in variants}) > 1:
-            yield run_id, "launch scripts with and without speculative decoding both fit"
-
-
-def length_unknown(frame: pd.DataFrame) -> Found:
-    """Find runs without input or output length, nominal or counted."""
-    known = [frame[name].notna() | frame[f"mean_{name}_actual"].notna() for name in ("isl", "osl")]
-    return _where(frame, ~(known[0] & known[1]), "neither nominal nor counted lengths are recorded")
-
-
-def length_spread_unknown(frame: pd.DataFrame) -> Found:
-    """Find runs with a nominal length only: a client that draws from [1, N] has half of it on average."""
-    nominal = frame["isl"].notna() & frame["osl"].notna()
-    told = frame["range_ratio"].notna() | (
-        frame["mean_isl_actual"].notna() & frame["mean_osl_actual"].notna()
-    )
-    return _where(
-        frame, nominal & ~told, "nominal lengths only: neither their spread nor counted means are recorded"
-    )
-
-
-def precision_unknown(frame: pd.DataFrame) -> Found:
-    """Find runs without a weight format."""
-    unknown = frame["weight_quant"].isna() & frame["gemm_quant_src"].isna()
-    return _where(frame, unknown, "the weight format is not recorded")
-
-
-def expert_width_doubtful(frame: pd.DataFrame) -> Found:
-    """Find runs whose recorded expert width contradicts what the launch script switched on."""
-    wide = frame["ep"].fillna(1) > 1
-    on, off = frame["expert_parallel"].fillna(False), ~frame["expert_parallel"].fillna(True)
-    yield from _where(
-        frame, on & ~wide & (frame["tp"] > 1), "ep 1 is recorded, the script turns expert parallelism on"
-    )
-    yield from _where(frame, off & wide, "ep above 1 is recorded, the script turns no expert parallelism on")
-
-
-def cold_first_wave(frame: pd.DataFrame) -> Found:
-    """Find runs measured without warm-up requests, whose mean TTFT holds a cold first wave."""
-    return _where(frame, frame["num_warmups"] == 0, "no warm-up requests: the first wave that counts is cold")
-
-
-def queueing(frame: pd.DataFrame) -> Found:
-    """Find runs whose TTFT is mostly waiting in line; their TPOT stands."""
-    osl = frame["mean_osl_actual"].fillna(frame["osl"])
-    long_wait = (frame["ttft"] > QUEUEING_SHARE * frame["tpot"] * osl) & (osl >= QUEUEING_MIN_OSL)
-    burst = frame["load"] == "burst"
-    many = frame["concurrency"] >= QUEUEING_CONCURRENCY
-    yield from _where(frame, burst, "all prompts were sent at once")
-    yield from _where(frame, ~burst & many, f"concurrency of {QUEUEING_CONCURRENCY} or more")
-    yield from _where(
-        frame, ~burst & ~many & long_wait, f"TTFT above {QUEUEING_SHARE:.0%} of the decode time"
-    )
-
-
-RULES: dict[str, Callable[[Any], Found]] = {
-    "repeat": repeats,
-    "near_repeat": near_repeats,
-    "ambiguous_config": ambiguous_config,
-    "speculative_unknown": speculative_unknown,
-    "speculative_variants": speculative_variants,
-    "length_unknown": length_unknown,
-    "length_spread_unknown": length_spread_unknown,
-    "precision_unknown": precision_unknown,
-    "expert_width_doubtful": expert_width_doubtful,
-    "cold_first_wave": cold_first_wave,
-    "queueing": queueing,
-}
-"""Every rule by the name of its flag."""
+_EDGES: Final = f"""
+WITH single AS (
+    SELECT run_id, config_id, spot, rank, src_ref, tpot, ttft, CAST(floor(ln(tpot) / {_WIDTH}) AS INTEGER) AS cell
+    FROM placed ANTI JOIN twins USING (run_id) WHERE tpot IS NOT NULL AND ttft IS NOT NULL
+)
+SELECT one.run_id, one.config_id, one.rank, other.run_id AS copy_id, other.config_id AS copy_config,
+    greatest(abs(other.tpot / one.tpot - 1), abs(other.ttft / one.ttft - 1)) <= {EXACT} AS exact
+FROM (SELECT *, unnest([cell - 1, cell, cell + 1]) AS near_cell FROM single) AS one
+JOIN single AS other ON one.spot = other.spot AND one.near_cell = other.cell
+WHERE one.rank < other.rank AND one.src_ref IS DISTINCT FROM other.src_ref
+    AND abs(other.tpot / one.tpot - 1) <= {NEAR_TPOT} AND abs(other.ttft / one.ttft - 1) <= {NEAR_TTFT}
+"""
+"""Pairs of runs that are near; runs told apart by one source are no copies."""
 
 
-def _where(frame: pd.DataFrame, doubtful: pd.Series[bool], reason: str) -> Found:
-    return ((run_id, reason) for run_id in frame.loc[doubtful.astype(bool), "run_id"])
+def _compatible(keys: Iterable[str], one: str, other: str) -> str:
+    return " AND ".join(f"coalesce({one}.{key} = {other}.{key}, true)" for key in keys)
 
 
-def _copies(frame: pd.DataFrame) -> list[tuple[str, str, bool]]:
-    """List copies: the run that is one, the run it copies, and whether to the last digit.
+_AGREEING: Final = f"""
+SELECT edges.run_id, rank, copy_id, exact
+FROM edges
+JOIN run_records a ON a.run_id = edges.run_id
+JOIN run_records b ON b.run_id = edges.copy_id
+JOIN configurations c ON c.config_id = edges.config_id
+JOIN configurations d ON d.config_id = edges.copy_config
+WHERE {_compatible(_COMPATIBLE_WORKLOAD, "a", "b")} AND {_compatible(_COMPATIBLE_DEPLOYMENT, "c", "d")}
+"""
+"""Of those, the pairs that contradict each other nowhere."""
 
-    Of a pair, the one with less metadata is the copy; with equal metadata, the one that came later.
+
+def _copies(connection: duckdb.DuckDBPyConnection) -> None:
+    """Leave in `copies` each run that is a copy, the run it copies, and whether to the last digit.
+
+    A run is a copy if it is near one that is none and goes before it. Each round of the loop settles those runs
+    that nothing unsettled goes before.
     """
-    timed = frame[(frame["tpot"] > 0) & (frame["ttft"] > 0)]
-    richness = timed[[*KEYS]].notna().sum(axis=1)
-    family = timed["model_group"].fillna(timed["model"])
-    ordered = timed.assign(family=family, richness=richness).sort_values(
-        "richness", ascending=False, kind="stable"
+    run = connection.execute
+    run(f"CREATE OR REPLACE TEMP TABLE twins AS {_TWINS}")
+    run(f"CREATE OR REPLACE TEMP TABLE edges AS {_EDGES}")
+    run(f"CREATE OR REPLACE TEMP TABLE edges AS {_AGREEING}")
+    run("CREATE OR REPLACE TEMP TABLE unsettled AS SELECT run_id, copy_id FROM edges")
+    run("CREATE OR REPLACE TEMP TABLE copied (run_id VARCHAR)")
+    while run("SELECT count(*) FROM unsettled").fetchone() != (0,):
+        run(
+            "CREATE OR REPLACE TEMP TABLE settled AS SELECT run_id, copy_id FROM unsettled "
+            "WHERE run_id NOT IN (SELECT copy_id FROM unsettled)"
+        )
+        run("INSERT INTO copied SELECT DISTINCT copy_id FROM settled")
+        run(
+            "DELETE FROM unsettled WHERE run_id IN (SELECT run_id FROM settled) "
+            "OR run_id IN (SELECT copy_id FROM settled) OR copy_id IN (SELECT copy_id FROM settled)"
+        )
+    run(
+        "CREATE OR REPLACE TEMP TABLE copies AS SELECT copy_id AS run_id, arg_min(run_id, rank) AS kept_id, "
+        "arg_min(exact, rank) AS exact FROM edges WHERE run_id NOT IN (FROM copied) GROUP BY copy_id"
     )
-    columns = ["run_id", "src_ref", "family", "tpot", "ttft", *_KEPT, *_COMPATIBLE]
-    rows: list[dict[Any, Any]] = (
-        ordered[columns].astype(object).where(ordered[columns].notna(), None).to_dict("records")
+    run(
+        "INSERT INTO copies SELECT twins.run_id, coalesce(kept_id, leader), coalesce(exact, true) "
+        "FROM twins LEFT JOIN copies ON copies.run_id = leader"
     )
-    groups: dict[tuple[Any, ...], list[dict[Any, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["family"], *(row[name] for name in _KEPT)), []).append(row)
-    found: dict[str, tuple[str, bool]] = {}
-    for group in groups.values():
-        for kept, later in combinations(group, 2):
-            if kept["run_id"] in found or later["run_id"] in found or not _compatible(kept, later):
-                continue
-            tpot, ttft = later["tpot"] / kept["tpot"], later["ttft"] / kept["ttft"]
-            if abs(tpot - 1) <= NEAR_TPOT and abs(ttft - 1) <= NEAR_TTFT:
-                found[later["run_id"]] = kept["run_id"], max(abs(tpot - 1), abs(ttft - 1)) <= EXACT
-    return [(copy, kept, exact) for copy, (kept, exact) in found.items()]
 
 
-def _compatible(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Tell whether two runs contradict each other nowhere; runs told apart by one source are no copies."""
-    if one["src_ref"] == other["src_ref"]:
-        return False
-    return all(one[name] is None or other[name] is None or one[name] == other[name] for name in _COMPATIBLE)
+_SHORT = "fold(regexp_replace({}.model, '^.*/', ''))"
+
+_REPEATS: Final = f"""
+SELECT run_id, CASE WHEN exact THEN 'repeat' ELSE 'near_repeat' END AS flag,
+    CASE WHEN exact
+        THEN format('TTFT and TPOT equal those of run {{}}, which has more metadata or came first', kept_id)
+        ELSE format('TPOT within {NEAR_TPOT:.1%} and TTFT within {NEAR_TTFT:.1%} of run {{}}', kept_id) END AS reason
+FROM copies
+UNION ALL
+SELECT copies.run_id, 'mirrored_model',
+    format('TTFT and TPOT equal those of run {{}}, which names the model {{}}', kept_id, d.model)
+FROM copies
+JOIN placed a ON a.run_id = copies.run_id
+JOIN placed b ON b.run_id = kept_id
+JOIN configurations c ON c.config_id = a.config_id
+JOIN configurations d ON d.config_id = b.config_id
+WHERE exact AND {_SHORT.format("c")} != {_SHORT.format("d")}
+"""

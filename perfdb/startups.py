@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from perfdb.keys import ENGINES, PROVENANCE
-from perfdb.record import BadRecord, Record, Rejection, fold, run_id, same
+from perfdb.record import BadRecord, Record, content_id, fold, same
 
 if TYPE_CHECKING:
     import duckdb
@@ -62,12 +62,12 @@ def check(record: Record, context: Mapping[str, Any] | None = None) -> Startup:
     BadRecord
         If a value is impossible, if context and record contradict each other, or if nothing was logged.
     """
-    merged = dict(record.inferred) | {name: value for name, value in record.data.items() if value is not None}
-    for name, value in (context or {}).items():
-        stated = merged.get(name)
-        if value is not None and stated is not None and not same(name, stated, value):
-            raise BadRecord(f"{name}: the file says {stated!r}, the context says {value!r}")
-        merged[name] = value if stated is None else stated
+    stated = {name: value for name, value in record.data.items() if value is not None}
+    given = {name: value for name, value in (context or {}).items() if value is not None}
+    for name in given.keys() & stated.keys():
+        if not same(name, stated[name], given[name]):
+            raise BadRecord(f"{name}: the file says {stated[name]!r}, the context says {given[name]!r}")
+    merged = dict(record.inferred) | given | stated
     known = {name: _checked(name, value) for name, value in merged.items() if value is not None}
     provenance = {name: value for name, value in known.items() if name in PROVENANCE}
     content = {name: value for name, value in known.items() if name not in (*PROVENANCE, "startup_id")}
@@ -75,7 +75,7 @@ def check(record: Record, context: Mapping[str, Any] | None = None) -> Startup:
         raise BadRecord(f"engine is {content.get('engine')!r}; known are {', '.join(ENGINES)}")
     if not any(name in content for name in ANSWERS):
         raise BadRecord(f"nothing logged: none of {', '.join(ANSWERS)}")
-    return Startup(run_id(content), content, provenance)
+    return Startup(content_id(content), content, provenance)
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -97,53 +97,24 @@ def _checked(name: str, value: Any) -> Any:
     return value
 
 
-def checked(
-    found: Iterable[Record | Rejection], path: Path, context: Mapping[str, Any] | None
-) -> Iterator[tuple[Record, Startup] | Rejection]:
-    """Check each record; one without a source is named after its file and line."""
-    for record in found:
-        if isinstance(record, Rejection):
-            yield record
-            continue
-        named = {"source": path.name, "src_ref": f"{path.name}#L{record.line}"}
-        try:
-            yield record, check(Record(record.line, record.text, record.data, named), context)
-        except BadRecord as error:
-            yield Rejection(record.line, str(error))
-
-
 def put(
-    connection: duckdb.DuckDBPyConnection, found: list[tuple[Record, Startup]], digest: str, new_file: bool
-) -> tuple[int, int]:
-    """Put records into the store inside the caller's transaction; return how many are new and known."""
-    stored = {name for (name,) in connection.execute("SELECT startup_id FROM startup_records").fetchall()}
-    placed = set(
-        connection.execute(
-            "SELECT startup_id, line FROM startup_sources WHERE file_sha256 = $1", [digest]
-        ).fetchall()
+    connection: duckdb.DuckDBPyConnection, record: Record, startup: Startup, file_sha256: str, text: str
+) -> None:
+    """Write a start-up record, its source and its raw text into the store that is the current schema."""
+    line_sha256 = hashlib.sha256(text.encode()).hexdigest()
+    run = connection.execute
+    run(
+        "INSERT INTO startup_records SELECT $1, $2 WHERE $1 NOT IN (SELECT startup_id FROM startup_records)",
+        [startup.startup_id, json.dumps(startup.content, sort_keys=True)],
     )
-    kept = known = 0
-    for record, startup in found:
-        if startup.startup_id in stored:
-            known += 1
-        else:
-            kept += 1
-            stored.add(startup.startup_id)
-            connection.execute(
-                "INSERT INTO startup_records VALUES ($1, $2)",
-                [startup.startup_id, json.dumps(startup.content, sort_keys=True)],
-            )
-        if (startup.startup_id, record.line) not in placed:
-            origin = [
-                startup.provenance.get(name) for name in ("source", "src_ref", "licence", "attribution")
-            ]
-            notes = startup.provenance.get("notes")
-            connection.execute(
-                "INSERT INTO startup_sources VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-                [startup.startup_id, digest, record.line, *origin, notes],
-            )
-        if new_file:
-            connection.execute(
-                "INSERT INTO raw_lines VALUES ($1, $2, $3)", [digest, record.line, record.text]
-            )
-    return kept, known
+    origin = [
+        startup.provenance.get(name) for name in ("source", "src_ref", "licence", "attribution", "notes")
+    ]
+    run(
+        "INSERT INTO startup_sources VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        [startup.startup_id, file_sha256, record.line, line_sha256, *origin],
+    )
+    run(
+        "INSERT INTO raw_lines SELECT $1, $2 WHERE $1 NOT IN (SELECT line_sha256 FROM raw_lines)",
+        [line_sha256, text],
+    )

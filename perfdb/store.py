@@ -1,10 +1,13 @@
-"""The measurement store: one DuckDB file of runs, their raw lines, sources, flags, and fitted profiles."""
+"""The measurement store: one DuckDB file of runs, their raw lines, sources, flags, and fitted profiles.
+
+No method holds the file longer than it works, so that several processes can share it.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -14,7 +17,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from perfdb import quality
-from perfdb.connection import connect
+from perfdb.absorb import IngestReport
+from perfdb.connection import opened, transaction
 from perfdb.errors import (
     FlagsFileError,
     ProfileExists,
@@ -22,7 +26,7 @@ from perfdb.errors import (
     ReadOnlyStore,
     UnknownProfile,
 )
-from perfdb.ingest import FLAG_COLUMNS, IngestReport, ingest, insert
+from perfdb.ingest import ingest
 from perfdb.keys import KEYS
 
 if TYPE_CHECKING:
@@ -65,7 +69,9 @@ class Store:
     def __init__(self, path: str | Path, read_only: bool = False, wait_s: float = 30.0) -> None:
         self.path = Path(path)
         self.read_only = read_only
-        self._connection = connect(self.path, read_only, wait_s)
+        self.wait_s = wait_s
+        with self._reading() if read_only else self._opened(False):
+            pass
 
     def __enter__(self) -> Self:
         return self
@@ -76,8 +82,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the file and let other processes have it."""
-        self._connection.close()
+        """Do nothing: the file is open only while a method works. Here so that `with` reads as it should."""
 
     def ingest(
         self,
@@ -92,11 +97,11 @@ class Store:
         path : str or Path
             A file of any known format.
         context : mapping, optional
-            Keys that the file lacks (`gpu`, `model`, `tp`, ...). They fill what is missing; a line that says
-            otherwise is rejected with both values. A line stored as incomplete is completed by a later
-            ingest with more context.
+            Keys that the file lacks (`gpu`, `model`, `tp`, ...). They fill what is missing, before those of a
+            sidecar; a line that says otherwise is rejected with both values. A line stored as incomplete is
+            completed by a later ingest with more context.
         progress : callable, optional
-            Called with the number of lines done so far.
+            Called with the number of lines read so far.
 
         Raises
         ------
@@ -105,8 +110,8 @@ class Store:
         ReadOnlyStore
             If the store was opened for reading only.
         """
-        with self._writing() as connection:
-            return ingest(connection, Path(path), context, progress)
+        self._must_write()
+        return ingest(Path(path), self.path, self.wait_s, context, progress)
 
     def flag(self, rows: Iterable[Mapping[str, str]], origin: str = "user") -> int:
         """Set quality flags on runs; one that is already set is left as it is.
@@ -128,11 +133,8 @@ class Store:
 
     def refresh_flags(self) -> dict[str, int]:
         """Compute the flags of every quality rule anew; return the number of runs under each."""
-        rows = quality.flags(self.frame())
         with self._writing() as connection:
-            connection.execute("DELETE FROM flags WHERE origin = $1", [quality.ORIGIN])
-            _add_flags(connection, [row | {"origin": quality.ORIGIN} for row in rows])
-        return quality.count(rows)
+            return quality.refresh(connection)
 
     def apply_flags_file(self, path: str | Path) -> FlagsApplied:
         """Set the flags that a file names, in place of those the same file set before.
@@ -148,29 +150,23 @@ class Store:
         path = Path(path)
         entries = list(_flag_entries(path))
         origin = f"file:{path.name}"
-        runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        stored = self._rows(
-            "SELECT s.source, s.src_ref, r.run_id, r.content "
-            "FROM run_sources s JOIN run_records r USING (run_id)"
-        )
-        for source, reference, run_id, content in stored:
-            runs.setdefault((source, reference), []).append({"run_id": run_id} | json.loads(content))
         rows: list[dict[str, str]] = []
         unmatched: list[int] = []
-        for number, entry in entries:
-            wanted = entry.get("match", {}).items()
-            found = {
-                run["run_id"]
-                for run in runs.get((entry["source"], entry["src_ref"]), [])
-                if all(run.get(name) == value for name, value in wanted)
-            }
-            if not found:
-                unmatched.append(number)
-            rows += [
-                {"run_id": run_id, "flag": entry["flag"], "reason": entry["reason"], "origin": origin}
-                for run_id in sorted(found)
-            ]
         with self._writing() as connection:
+            runs = _runs_by_reference(connection, entries)
+            for number, entry in entries:
+                wanted = entry.get("match", {}).items()
+                found = {
+                    run["run_id"]
+                    for run in runs.get((entry["source"], entry["src_ref"]), [])
+                    if all(run.get(name) == value for name, value in wanted)
+                }
+                if not found:
+                    unmatched.append(number)
+                rows += [
+                    {"run_id": run_id, "flag": entry["flag"], "reason": entry["reason"], "origin": origin}
+                    for run_id in sorted(found)
+                ]
             connection.execute("DELETE FROM flags WHERE origin = $1", [origin])
             return FlagsApplied(_add_flags(connection, rows), unmatched)
 
@@ -184,11 +180,10 @@ class Store:
         QueryRefused
             If the statement would write, is not one statement, or is not understood.
         """
-        cursor = self._select(sql)
-        names = [column[0] for column in cursor.description]
-        parsed = [str(column[1]) == "JSON" for column in cursor.description]
-        rows = cursor.fetchall()
-        self._connection.execute("ROLLBACK")
+        with self._selected(sql) as cursor:
+            names = [column[0] for column in cursor.description]
+            parsed = [str(column[1]) == "JSON" for column in cursor.description]
+            rows = cursor.fetchall()
         return [
             {
                 name: json.loads(value) if is_json and value is not None else _plain(value)
@@ -213,8 +208,8 @@ class Store:
         """
         condition = f"WHERE {where}" if where else ""
         first = "(SELECT min(number) FROM run_sources s WHERE s.run_id = runs.run_id)"
-        frame = self._select(f"SELECT * FROM runs {condition} ORDER BY {first}").df()
-        self._connection.execute("ROLLBACK")
+        with self._selected(f"SELECT * FROM runs {condition} ORDER BY {first}") as cursor:
+            frame = cursor.df()
         dtypes = {"int": "float64", "float": "float64", "bool": "boolean"}
         return frame.astype({name: dtypes[kind] for name, kind in KEYS.items() if kind in dtypes})
 
@@ -241,36 +236,50 @@ class Store:
         """
         chosen = "FROM kernel_runs WHERE table_name = $1 AND accelerator = $2 AND engine = $3 AND engine_version = $4"
         values = [table_name, accelerator, engine, version]
-        structure = self._rows(f"SELECT json_group_structure(shape) {chosen}", values)[0][0]
-        return self._connection.execute(
-            "SELECT table_name, accelerator, engine_version, op_name, kernel_source, latency_ms, "
-            f"unnest(json_transform(shape, '{structure}')) {chosen} ORDER BY file_sha256, rowid",
-            values,
-        ).df()
+        with self._reading() as connection:
+            structure = connection.execute(f"SELECT json_group_structure(shape) {chosen}", values).fetchall()[
+                0
+            ][0]
+            return connection.execute(
+                "SELECT table_name, accelerator, engine_version, op_name, kernel_source, latency_ms, "
+                f"unnest(json_transform(shape, '{structure}')) {chosen} ORDER BY file_sha256, rowid",
+                values,
+            ).df()
 
     def info(self) -> dict[str, Any]:
         """Describe the store: schema, size, files, runs by status, engine and source, flags, profiles, start-ups."""
-        count = self._count
-        status = count("SELECT status, count(*) FROM run_records GROUP BY 1")
-        return {
-            "path": str(self.path),
-            "schema": [name for (name,) in self._rows("SELECT name FROM migrations ORDER BY name")],
-            "size_bytes": self.path.stat().st_size,
-            "files": self._rows("SELECT count(*) FROM files")[0][0],
-            "runs": sum(status.values()),
-            "complete": status.get("complete", 0),
-            "incomplete": status.get("incomplete", 0),
-            "kernel_runs": count("SELECT table_name, count(*) FROM kernel_runs GROUP BY 1"),
-            "missing": count(
-                "SELECT key, count(*) FROM (SELECT unnest(missing) AS key FROM run_records) GROUP BY 1"
-            ),
-            "engines": count("SELECT coalesce(engine, 'unknown'), count(*) FROM run_records GROUP BY 1"),
-            "sources": count("SELECT source, count(DISTINCT run_id) FROM run_sources GROUP BY 1"),
-            "flags": count("SELECT flag, count(DISTINCT run_id) FROM flags GROUP BY 1"),
-            "profiles": self.profiles(),
-            "startups": int(self._rows("SELECT count(*) FROM startup_records")[0][0]),
-            "predictions": int(self._rows("SELECT count(*) FROM predictions")[0][0]),
-        }
+        with self._reading() as connection:
+
+            def count(sql: str) -> dict[str, int]:
+                return {str(name): int(number) for name, number in sorted(connection.execute(sql).fetchall())}
+
+            def total(table: str) -> int:
+                return int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
+
+            status = count("SELECT status, count(*) FROM run_records GROUP BY 1")
+            schema = connection.execute("SELECT name FROM migrations ORDER BY name").fetchall()
+            found = {
+                "path": str(self.path),
+                "schema": [name for (name,) in schema],
+                "size_bytes": self.path.stat().st_size,
+                "files": total("files"),
+                "runs": sum(status.values()),
+                "complete": status.get("complete", 0),
+                "incomplete": status.get("incomplete", 0),
+                "rejected_lines": total("rejected_lines"),
+                "configurations": total("configurations"),
+                "kernel_runs": count("SELECT table_name, count(*) FROM kernel_runs GROUP BY 1"),
+                "missing": count(
+                    "SELECT key, count(*) FROM (SELECT unnest(missing) AS key FROM run_records) GROUP BY 1"
+                ),
+                "engines": count("SELECT coalesce(engine, 'unknown'), count(*) FROM runs GROUP BY 1"),
+                "sources": count("SELECT source, count(DISTINCT run_id) FROM run_sources GROUP BY 1"),
+                "flags": count("SELECT flag, count(DISTINCT run_id) FROM flags GROUP BY 1"),
+                "startups": total("startup_records"),
+                "server_steps": total("server_steps"),
+                "predictions": total("predictions"),
+            }
+        return found | {"profiles": self.profiles()}
 
     def save_profile(self, name: str, version: str | int, json_text: str) -> None:
         """Keep a fitted profile. A version never changes: other content needs another version.
@@ -280,16 +289,16 @@ class Store:
         ProfileExists
             If that version is stored with other content.
         """
-        stored = self._rows(
-            "SELECT json FROM profiles WHERE name = $1 AND version = $2", [name, str(version)]
-        )
-        if stored and stored[0][0] == json_text:
-            return
-        if stored:
-            raise ProfileExists(
-                f"profile {name}@{version} is stored with other content: give it another version"
-            )
         with self._writing() as connection:
+            stored = connection.execute(
+                "SELECT json FROM profiles WHERE name = $1 AND version = $2", [name, str(version)]
+            ).fetchone()
+            if stored and stored[0] == json_text:
+                return
+            if stored:
+                raise ProfileExists(
+                    f"profile {name}@{version} is stored with other content: give it another version"
+                )
             now = datetime.now(UTC).replace(tzinfo=None)
             connection.execute(
                 "INSERT INTO profiles VALUES ($1, $2, $3, $4)", [name, str(version), json_text, now]
@@ -330,14 +339,9 @@ class Store:
         rows = self._rows("SELECT name, version, created_at FROM profiles ORDER BY created_at, name")
         return [dict(zip(("name", "version", "created_at"), map(_plain, row), strict=True)) for row in rows]
 
-    def _rows(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
-        return self._connection.execute(sql, values).fetchall()
-
-    def _count(self, sql: str) -> dict[str, int]:
-        return {str(name): int(number) for name, number in sorted(self._rows(sql))}
-
-    def _select(self, sql: str) -> duckdb.DuckDBPyConnection:
-        """Start a query in a transaction that cannot write; the caller ends the transaction."""
+    @contextmanager
+    def _selected(self, sql: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Answer a query in a transaction that cannot write."""
         import duckdb
 
         try:
@@ -350,40 +354,67 @@ class Store:
             raise QueryRefused(
                 f"one statement that only reads is answered (SELECT, WITH, DESCRIBE), not {what}"
             )
-        self._connection.execute("BEGIN TRANSACTION READ ONLY")
-        try:
-            return self._connection.execute(sql)
-        except duckdb.Error as error:
-            self._connection.execute("ROLLBACK")
-            raise QueryRefused(str(error)) from error
+        with self._reading() as connection:
+            try:
+                yield connection.execute(sql)
+            except duckdb.Error as error:
+                raise QueryRefused(str(error)) from error
+
+    def _rows(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
+        with self._reading() as connection:
+            return connection.execute(sql, values).fetchall()
+
+    def _reading(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        return self._opened(True)
+
+    def _opened(self, read_only: bool) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        return opened(self.path, read_only, self.wait_s)
 
     @contextmanager
     def _writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Hold one transaction: all of it, or nothing."""
+        self._must_write()
+        with self._opened(False) as connection, transaction(connection):
+            yield connection
+
+    def _must_write(self) -> None:
         if self.read_only:
             raise ReadOnlyStore(f"{self.path} was opened for reading only")
-        self._connection.execute("BEGIN")
-        try:
-            yield self._connection
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
 
 
 def _add_flags(connection: duckdb.DuckDBPyConnection, rows: list[dict[str, str]]) -> int:
     """Insert flags on stored runs, each (run, flag, origin) once; return how many are new."""
-    before = connection.execute("SELECT run_id, flag, origin FROM flags").fetchall()
-    stored = {run_id for (run_id,) in connection.execute("SELECT run_id FROM run_records").fetchall()}
-    seen = set(before)
-    fresh = []
-    for row in rows:
-        key = (row["run_id"], row["flag"], row["origin"])
-        if row["run_id"] in stored and key not in seen:
-            seen.add(key)
-            fresh.append({name: row[name] for name in FLAG_COLUMNS})
-    insert(connection, "flags", FLAG_COLUMNS, fresh)
-    return len(fresh)
+    import pandas as pd
+
+    if not rows:
+        return 0
+    wanted = pd.DataFrame(rows, columns=["run_id", "flag", "reason", "origin"])  # noqa: F841 (read by the query)
+    fresh = connection.execute(
+        """
+        INSERT INTO flags
+        SELECT DISTINCT ON (run_id, flag, origin) * FROM wanted
+        WHERE run_id IN (SELECT run_id FROM run_records)
+            AND (run_id, flag, origin) NOT IN (SELECT (run_id, flag, origin) FROM flags)
+        """
+    )
+    return int(fresh.fetchall()[0][0])
+
+
+def _runs_by_reference(
+    connection: duckdb.DuckDBPyConnection, entries: list[tuple[int, dict[str, Any]]]
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Return the stored runs of each source and reference that the entries name."""
+    rows = connection.execute(
+        """
+        SELECT s.source, s.src_ref, to_json(r) FROM run_sources s JOIN runs r USING (run_id)
+        WHERE (s.source, s.src_ref) IN (SELECT (unnest($1::VARCHAR[]), unnest($2::VARCHAR[])))
+        """,
+        [[entry["source"] for _, entry in entries], [entry["src_ref"] for _, entry in entries]],
+    )
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for source, reference, run in rows.fetchall():
+        found.setdefault((source, reference), []).append(json.loads(run))
+    return found
 
 
 def _flag_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

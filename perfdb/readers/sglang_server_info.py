@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from perfdb.readers.values import number
+
 # Names of `--quantization` that stand for one format; others name a family and stay as `quantization`.
 _WEIGHTS = {
     "fp8": "fp8",
@@ -84,13 +86,16 @@ def _hub_name(path: str) -> str:
 def _widths(server: Mapping[str, Any]) -> dict[str, Any]:
     """Read the parallel widths: `dp` counts attention ranks only, plain replicas are `dp_replicas`."""
     tp, pp, copies = server.get("tp_size"), server.get("pp_size", 1), server.get("dp_size") or 1
+    attention = server.get("attn_dp_size") or 1
     found = {"tp": tp, "pp": pp, "ep": server.get("ep_size"), "dp": 1}
-    if server.get("enable_dp_attention"):
-        found["dp"] = server.get("attn_dp_size") or copies
-        copies = 1
-    elif copies > 1:
+    if attention != 1:
+        # Since 0.5.23 attention ranks have a width of their own, and `dp_size` counts replicas only.
+        found["dp"] = attention
+    elif server.get("enable_dp_attention"):
+        found["dp"], copies = copies, 1
+    if copies != 1:
         found["dp_replicas"] = copies
-    if isinstance(tp, int) and isinstance(pp, int):
+    if isinstance(tp, int) and isinstance(pp, int) and isinstance(copies, int):
         found["n_gpus"] = tp * pp * copies
     return found
 
@@ -138,7 +143,7 @@ def _memory(state: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     graph = usage.get("graph", usage.get("cuda_graph"))
     if isinstance(graph, Mapping):
-        graph = sum(part for part in graph.values() if isinstance(part, (int, float)))
+        graph = sum(number(part) or 0.0 for part in graph.values())
     return {"weights_gib": usage.get("weight"), "kv_gib": usage.get("kvcache"), "graph_mem_gib": graph}
 
 

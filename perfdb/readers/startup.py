@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 from perfdb.readers import runs
-from perfdb.readers.lines import Line
+from perfdb.readers.reading import Reading
+from perfdb.readers.source import Source
 from perfdb.record import Record, Rejection
 
 NAME = "startup"
@@ -15,11 +14,26 @@ NAME = "startup"
 _SIGNS = ("avail_mem_before_load_gib", "avail_mem_after_load_gib", "max_total_tokens", "kv_gib")
 
 
-def matches(first: Mapping[str, Any]) -> bool:
-    """Tell whether an object has the keys of a start-up record and none of a run's."""
-    return "engine" in first and any(name in first for name in _SIGNS) and not runs.matches(first)
+def matches(source: Source) -> bool:
+    """Tell whether the first object has the keys of a start-up record and none of a run's."""
+    first = source.first
+    return (
+        first is not None
+        and "engine" in first
+        and any(name in first for name in _SIGNS)
+        and not runs.is_run(first)
+    )
 
 
-def read(lines: Iterable[Line], path: Path) -> Iterator[Record | Rejection]:
-    """Read one record a line; a line that is not a JSON object is a rejection."""
-    return runs.read(lines, path)
+def read(source: Source) -> Reading:
+    """Read one start an object."""
+    return Reading(_records(source))
+
+
+def _records(source: Source) -> Iterator[Record | Rejection]:
+    for item in source.objects():
+        yield (
+            item
+            if isinstance(item, Rejection)
+            else Record(item.number, item.text, item.data, table="startups")
+        )

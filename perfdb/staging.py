@@ -1,0 +1,409 @@
+"""A file into a side store: its records found, judged, and laid out in the tables of a store."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from perfdb import startups
+from perfdb.canonical import FOUND, judge
+from perfdb.keys import CONFIGURATION, KEYS, PROVENANCE
+from perfdb.readers import format_of, runs
+from perfdb.readers.framing import Piece
+from perfdb.readers.redact import SUSPICIOUS
+from perfdb.readers.source import Source, read_object
+from perfdb.record import BadRecord, Record, Rejection
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from perfdb.sidecar import Sidecar
+
+BATCH_BYTES: Final = 32 * 2**20
+BATCH_ROWS: Final = 20_000
+CHUNK_BYTES: Final = 8 * 2**20
+LONGEST_PLAIN_BYTES: Final = 8 * 2**20
+"""Lines up to which DuckDB reads a file itself."""
+LARGEST_VALUE: Final = 2**20
+"""Characters of JSON up to which a value that no column has is kept beside the raw line."""
+ORIGIN: Final = "ingest"
+"""Origin of the flags that say what was taken as missing while a line was read."""
+
+_STEP_COLUMNS: Final = (
+    "line", "rank", "phase", "new_seqs", "new_tokens", "cached_tokens", "running", "queued",
+    "used_tokens", "token_usage", "gen_tok_s", "input_tok_s", "accept_length", "cuda_graph",
+)  # fmt: skip
+
+Progress = Callable[[int], object]
+
+
+def stage(
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    context: Mapping[str, Any] | None = None,
+    sidecar: Sidecar | None = None,
+    progress: Progress | None = None,
+) -> str:
+    """Read a file into the side store that is the current schema; return the name of its format.
+
+    Parameters
+    ----------
+    connection : DuckDBPyConnection
+        Of a workspace.
+    path : Path
+        A file of any known format but kernel timings.
+    context : mapping, optional
+        Keys that hold for every record of the file. They fill what is missing.
+    sidecar : Sidecar, optional
+        Keys that a file beside it states, for all records or for some; `context` comes before them.
+    progress : callable, optional
+        Called with the number of lines done so far.
+
+    Raises
+    ------
+    UnknownFormat
+        If no reader knows the file.
+    """
+    source = Source(path)
+    form = format_of(source)
+    look = survey(path)
+    metadata: dict[str, Any] = {} if sidecar is None else {"sidecar": sidecar.path.name}
+    finder = _Finder(connection, look.sha256, path, context or {}, sidecar, progress)
+    if form.NAME == runs.NAME and look.plain and sidecar is None:
+        _find_lines(connection, path, look, finder)
+    else:
+        reading = form.read(source)
+        finder.take(reading.records)
+        _put_steps(connection, look.sha256, reading.steps, finder.starts)
+        metadata |= reading.metadata
+    lay_out(connection, look.sha256, path.name)
+    lines = connection.execute(
+        "SELECT (SELECT count(*) FROM run_sources) + (SELECT count(*) FROM startup_sources) "
+        "+ (SELECT count(*) FROM rejected_lines)"
+    ).fetchall()[0][0]
+    remember(connection, look.sha256, path, form.NAME, lines, metadata)
+    return form.NAME
+
+
+def remember(
+    connection: duckdb.DuckDBPyConnection,
+    sha256: str,
+    path: Path,
+    form: str,
+    lines: int,
+    metadata: Mapping[str, Any],
+) -> None:
+    """Write down the file itself."""
+    connection.execute(
+        "INSERT INTO files BY NAME SELECT $1 AS sha256, $2 AS name, $3 AS format, $4 AS ingested_at, $5 AS lines, "
+        "$6 AS metadata",
+        [
+            sha256,
+            path.name,
+            form,
+            datetime.now(UTC).replace(tzinfo=None),
+            lines,
+            _encoded(metadata) if metadata else None,
+        ],
+    )
+
+
+def identify(connection: duckdb.DuckDBPyConnection, records: Iterable[Mapping[str, Any]]) -> list[str | None]:
+    """Return the run id of each record in the runs format, None for one that is no run."""
+    finder = _Finder(connection, "", Path("records"), {}, None, None)
+    given = list(records)
+    finder.take(Record(number, "", {**_spread(record), **record}) for number, record in enumerate(given))
+    judge(connection)
+    ids = connection.execute("SELECT line, run_id FROM judged WHERE reason IS NULL").fetchall()
+    known: dict[int, str] = dict(ids)
+    return [known.get(number) for number in range(len(given))]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one pass over the bytes of a file tells: `plain` if DuckDB may split it into lines itself."""
+
+    sha256: str
+    lines: int
+    plain: bool
+
+
+def survey(path: Path) -> Look:
+    """Hash a file and see whether its lines are plain: UTF-8, none blank, none huge, ended by line feeds."""
+    digest, decoder = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")()
+    plain = not set("*?[") & set(str(path))  # DuckDB would take such a name for a pattern
+    lines, tail = 0, b""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            if not plain:
+                continue
+            try:
+                decoder.decode(chunk)
+            except UnicodeDecodeError:
+                plain = False
+            parts = (tail + chunk).split(b"\n")
+            tail = parts.pop()
+            lines += len(parts)
+            longest = max(map(len, [*parts, tail]))
+            odd = b"\0" in chunk or b"\r" in chunk or chunk.startswith(codecs.BOM_UTF8)
+            plain = plain and not odd and b"" not in parts and longest <= LONGEST_PLAIN_BYTES
+    return Look(digest.hexdigest(), lines + bool(tail), plain)
+
+
+def _find_lines(connection: duckdb.DuckDBPyConnection, path: Path, look: Look, finder: _Finder) -> None:
+    """Let DuckDB split a file of runs into lines; only those that need care pass through Python."""
+    run = connection.execute
+    run(
+        """
+        CREATE TABLE lines AS
+        SELECT row_number() OVER () AS line, text,
+            CASE WHEN json_valid(text) THEN json_type(text) != 'OBJECT' ELSE true END
+            OR strlen(text) > $4 OR regexp_matches(text, $1, 'i') AS careful
+        FROM read_csv($2, delim = '\0', quote = '', escape = '', header = false, auto_detect = false,
+            columns = {'text': 'VARCHAR'}, strict_mode = false, compression = 'none', max_line_size = $3)
+        """,
+        [SUSPICIOUS, str(path), LONGEST_PLAIN_BYTES + 1, LARGEST_VALUE],
+    )
+    after = 0
+    while rows := run(
+        f"SELECT line, text FROM lines WHERE careful AND line > $1 ORDER BY line LIMIT {BATCH_ROWS}", [after]
+    ).fetchall():
+        finder.take(_records(rows))
+        after = rows[-1][0]
+    given = _encoded(finder.context) if finder.context else None
+    run("CREATE VIEW plain AS SELECT line, text, CAST(text AS VARCHAR) AS data FROM lines WHERE NOT careful")
+    run("ALTER TABLE found RENAME TO found_with_care")
+    run("CREATE TABLE given AS SELECT CAST($1 AS JSON) AS context", [given])
+    run(
+        """
+        CREATE VIEW found AS
+        SELECT line, text, data, (SELECT context FROM given) AS context,
+            CAST(NULL AS JSON) AS inferred, CAST(NULL AS JSON) AS stated FROM plain
+        UNION ALL FROM found_with_care
+        """
+    )
+    if finder.progress:
+        finder.progress(look.lines)
+
+
+def _records(rows: Iterable[tuple[int, str]]) -> Iterable[Record | Rejection]:
+    for number, text in rows:
+        if text.strip():
+            raw = text.encode()
+            found = read_object(Piece(number, raw, len(raw)))
+            yield found if isinstance(found, Rejection) else Record(number, found.text, found.data)
+
+
+class _Finder:
+    """Records on their way into the table `found`, start-ups into theirs, refusals into theirs."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        sha256: str,
+        path: Path,
+        context: Mapping[str, Any],
+        sidecar: Sidecar | None,
+        progress: Progress | None,
+    ) -> None:
+        self.connection = connection
+        self.sha256 = sha256
+        self.path = path
+        self.context = {name: value for name, value in context.items() if value is not None}
+        self.sidecar = sidecar
+        self.progress = progress
+        self.starts: list[str] = []
+        self.done = 0
+        connection.execute(
+            f"CREATE TABLE found ({', '.join(f'{name} {kind}' for name, kind in FOUND.items())})"
+        )
+
+    def take(self, records: Iterable[Record | Rejection]) -> None:
+        """Take records in, in batches of a bounded size."""
+        rows: list[tuple[Any, ...]] = []
+        refused: list[Rejection] = []
+        size = 0
+        for record in records:
+            try:
+                if isinstance(record, Rejection):
+                    refused.append(record)
+                elif record.table == "startups":
+                    self._start(record)
+                else:
+                    rows.append(self._row(record))
+                    size += len(record.text)
+            except BadRecord as error:
+                refused.append(Rejection(record.line, str(error)))
+            self.done += 1
+            if len(rows) + len(refused) >= BATCH_ROWS or size >= BATCH_BYTES:
+                self._write(rows, refused)
+                rows, refused, size = [], [], 0
+        self._write(rows, refused)
+
+    def _row(self, record: Record) -> tuple[Any, ...]:
+        data = _spread(record.data)
+        if len(record.text) > LARGEST_VALUE:
+            data = {name: value for name, value in data.items() if not _large(value)}
+        return (
+            record.line,
+            _text(record.text),
+            _encoded({name: value for name, value in data.items() if value is not None}),
+            _encoded(self._context(record)) if self.context or self.sidecar else None,
+            _encoded(self._inferred(record)),
+            _encoded(record.stated) if record.stated else None,
+        )
+
+    def _context(self, record: Record) -> dict[str, Any]:
+        beside = {} if self.sidecar is None else self.sidecar.context(record.line, record.data)
+        return {**beside, **self.context}
+
+    def _inferred(self, record: Record) -> dict[str, Any]:
+        beside = {} if self.sidecar is None else self.sidecar.suggested(record.line, record.data)
+        return {**record.inferred, **{name: value for name, value in beside.items() if value is not None}}
+
+    def _start(self, record: Record) -> None:
+        named = {"source": self.path.name, "src_ref": f"{self.path.name}#L{record.line}"}
+        found = startups.check(
+            Record(record.line, record.text, _finite(record.data), named | self._inferred(record)),
+            self._context(record),
+        )
+        self.starts.append(found.startup_id)
+        startups.put(self.connection, record, found, self.sha256, _text(record.text))
+
+    def _write(self, rows: list[tuple[Any, ...]], refused: list[Rejection]) -> None:
+        import pandas as pd
+
+        if rows:
+            batch = pd.DataFrame(rows, columns=list(FOUND))  # noqa: F841 (read by the query)
+            self.connection.execute("INSERT INTO found SELECT * FROM batch")
+        self.connection.executemany(
+            "INSERT INTO rejected_lines VALUES ($1, $2, $3)",
+            [(self.sha256, each.line, _text(each.reason)) for each in refused],
+        ) if refused else None
+        if self.progress:
+            self.progress(self.done)
+
+
+def lay_out(connection: duckdb.DuckDBPyConnection, sha256: str, name: str) -> None:
+    """Judge what was found, and write it into the tables of the store that is the current schema.
+
+    Parameters
+    ----------
+    connection : DuckDBPyConnection
+        Of a workspace that holds `found`.
+    sha256, name : str
+        Hash and name of the file: a run without a source is named after it and its line.
+    """
+    run = connection.execute
+    judge(connection)
+    run("INSERT INTO rejected_lines SELECT $1, line, reason FROM judged WHERE reason IS NOT NULL", [sha256])
+    run(
+        f"""
+        INSERT INTO configurations BY NAME
+        SELECT DISTINCT ON (config_id) config_id, {", ".join(CONFIGURATION)} FROM judged WHERE reason IS NULL
+        """
+    )
+    others = ", ".join(key for key in KEYS if key not in CONFIGURATION)
+    run(
+        f"""
+        INSERT INTO run_records BY NAME
+        SELECT DISTINCT ON (run_id) run_id, config_id, status, missing, {others}, extra, stated
+        FROM judged WHERE reason IS NULL
+        """
+    )
+    origin = ", ".join(key for key in PROVENANCE if key not in ("source", "src_ref"))
+    run(
+        f"""
+        INSERT INTO run_sources BY NAME
+        SELECT row_number() OVER (ORDER BY line) AS number, run_id, $1 AS file_sha256, line, line_sha256, context,
+            coalesce(source, $2) AS source, coalesce(src_ref, $2 || '#L' || line) AS src_ref, {origin}
+        FROM judged WHERE reason IS NULL
+        """,
+        [sha256, name],
+    )
+    run(
+        f"""
+        INSERT INTO flags
+        SELECT DISTINCT run_id, flag, r.reason, '{ORIGIN}'
+        FROM remarks r JOIN judged j USING (line) WHERE j.reason IS NULL
+        """
+    )
+    run(
+        """
+        INSERT INTO raw_lines
+        SELECT line_sha256, text FROM found
+        JOIN (SELECT min(line) AS line, line_sha256 FROM judged WHERE reason IS NULL GROUP BY line_sha256) USING (line)
+        """
+    )
+
+
+def _put_steps(
+    connection: duckdb.DuckDBPyConnection, sha256: str, steps: Iterable[Mapping[str, Any]], starts: list[str]
+) -> None:
+    """Write the steps of a server log; `starts` are the start-ups of the log in their order."""
+    import pandas as pd
+
+    rows = []
+    for step in steps:
+        at = step.get("start")
+        start = starts[at] if isinstance(at, int) and at < len(starts) else None
+        extra = step.get("extra")
+        rows.append(
+            {name: step.get(name) for name in _STEP_COLUMNS}
+            | {
+                "logged_at": step.get("at"),
+                "file_sha256": sha256,
+                "startup_id": start,
+                "extra": _encoded(extra) if extra else None,
+            }
+        )
+    if rows:
+        batch = pd.DataFrame(rows).astype(object).where(lambda frame: frame.notna(), None)  # noqa: F841
+        connection.execute("INSERT INTO server_steps BY NAME SELECT * FROM batch")
+
+
+def _large(value: Any) -> bool:
+    """Tell whether a value is too large for a column: it stays in the raw line."""
+    return isinstance(value, (str, list, dict)) and len(_encoded(value)) > LARGEST_VALUE
+
+
+def _spread(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with the keys of its `extra`, as the view `runs` has them, beside its others."""
+    extra = record.get("extra")
+    return {**extra, **record} if isinstance(extra, Mapping) else dict(record)
+
+
+def _encoded(value: Any) -> str:
+    """Return a value as JSON text that any reader takes.
+
+    Top-level numbers that JSON lacks stay, so that they can be named as missing; deeper ones become null.
+    """
+    if isinstance(value, Mapping):
+        value = {name: item if isinstance(item, float) else _finite(item) for name, item in value.items()}
+    try:
+        return _text(json.dumps(value, ensure_ascii=False, default=str))
+    except RecursionError:
+        raise BadRecord("nested too deeply") from None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _text(text: str) -> str:
+    """Return a text that UTF-8 can hold: lone surrogates become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
