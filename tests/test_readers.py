@@ -9,8 +9,8 @@ import pytest
 import perfdb
 from perfdb.keys import KEYS, PROVENANCE
 from perfdb.readers import format_of
-from perfdb.readers.lines import Line
 from perfdb.readers.redact import REDACTED, redact
+from perfdb.readers.source import Source
 
 DATA = Path(__file__).parent / "data"
 MEASUREMENTS = Path(__file__).parent.parent / "measurements" / "runs.jsonl"
@@ -205,9 +205,8 @@ def test_secrets_and_texts_are_not_kept():
     for name in ("synthetic_sglang_0.5.6.jsonl", "synthetic_sglang_0.5.23.jsonl"):
         original = (DATA / name).read_text()
         assert "not-to-be-kept" in original
-        form = format_of(DATA / name)
-        lines = [Line(number, text) for number, text in enumerate(original.splitlines(), 1)]
-        for record in form.read(lines, DATA / name):
+        source = Source(DATA / name)
+        for record in format_of(source).read(source).records:
             assert "not-to-be-kept" not in record.text
             assert "private text" not in record.text
             assert '"max_total_num_tokens": 900000' in record.text
@@ -253,7 +252,9 @@ def test_lines_that_are_no_object(tmp_path, text):
 def test_unknown_formats_name_the_known_ones(tmp_path, content):
     path = tmp_path / "what.txt"
     path.write_text(content)
-    with pytest.raises(perfdb.UnknownFormat, match="sglang_bench_serving, startup, runs"):
+    with pytest.raises(
+        perfdb.UnknownFormat, match=r"known formats are .*sglang_bench_serving.*startup, runs"
+    ):
         perfdb.read_records(path)
 
 
@@ -263,13 +264,13 @@ def test_unknown_formats_name_the_known_ones(tmp_path, content):
         ({"mean_ttft_ms": -1.0}, "mean_ttft_ms is -1.0: a measured figure cannot be negative"),
         ({"tp": 0}, "tp is 0: must be above zero"),
         ({"tp": 2.5}, "tp is 2.5: not a whole number"),
-        ({"tp": True}, "tp is True: not a number"),
-        ({"tp": "four"}, "tp is 'four': not a number"),
+        ({"tp": True}, "tp is true: not a number"),
+        ({"tp": "four"}, 'tp is "four": not a number'),
         ({"dp": -1}, "dp is -1: must be above zero"),
         ({"concurrency": float("inf")}, "not a finite number"),
         ({"mem_fraction": 1.5}, "must lie between 0 and 1"),
-        ({"engine": "tgi"}, "engine is 'tgi'; known are sglang, vllm, trtllm"),
-        ({"load": "wave"}, "load is 'wave'; known are closed, open, burst, static_batch"),
+        ({"engine": "tgi"}, 'engine is "tgi": known are sglang, vllm, trtllm'),
+        ({"load": "wave"}, 'load is "wave": known are closed, open, burst, static_batch'),
         ({"mean_ttft_ms": None, "mean_tpot_ms": 0}, "nothing measured"),
         ({"mean_ttft_ms": float("nan"), "mean_tpot_ms": float("inf")}, "nothing measured"),
         ({"spec_decode": "yes"}, "neither true nor false"),

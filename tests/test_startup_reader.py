@@ -70,4 +70,4 @@ def test_the_store_keeps_a_start_once(tmp_path):
         assert (info["startups"], info["runs"]) == (2, 0)
         assert "0004_startup" in info["schema"]
         kept = store.query("SELECT count(*) AS n FROM raw_lines")
-        assert kept == [{"n": 3}]
+        assert kept == [{"n": 2}]
