@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from perfdb import Store
-from perfdb.readers import read_records
-from perfdb.record import BadRecord, Record, check
+from perfdb import Store, read_records, run_ids
 
 
 def stored_runs(store: Store) -> list[dict[str, Any]]:
@@ -18,17 +16,10 @@ def stored_runs(store: Store) -> list[dict[str, Any]]:
 
 def with_run_ids(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return runs with the hash of their content as `run_id`; one that is no valid run has None."""
-    found: list[Mapping[str, Any]] = []
-    for record in records:
-        if "run_id" in record:
-            found.append(record)
-            continue
-        try:
-            run_id = check(Record(line=0, text="", data=record)).run_id
-        except BadRecord:
-            run_id = None
-        found.append({**record, "run_id": run_id})
-    return found
+    known = list(records)
+    lacking = [record for record in known if "run_id" not in record]
+    found = iter(run_ids(lacking))
+    return [record if "run_id" in record else {**record, "run_id": next(found)} for record in known]
 
 
 def read_runs(

@@ -48,7 +48,7 @@ def spelled_as_in(file: Path, context: Mapping[str, Any]) -> dict[str, Any]:
 
     spelled = dict(context)
     names = [name for name in CANONICAL if name in spelled]
-    for record in read(file) if names else ():
+    for record in read(file).records if names else ():
         if isinstance(record, Rejection):
             continue
         for name in names:
