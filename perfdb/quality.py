@@ -113,8 +113,8 @@ ALONE: Final[dict[str, str]] = {
         CASE WHEN load = 'closed' AND mean_ttft_ms > {POLLUTED_RATIO} * median_ttft_ms
             AND (concurrency = 1 OR (mean_ttft_ms - median_ttft_ms) * {_SAMPLES}
                 > {POLLUTED_WAVES} * median_ttft_ms * concurrency * concurrency / 2)
-        THEN format('mean TTFT is {{:.1f}} times the median, more than prompts that come {{}} at a time explain: cold '
-            'kernels or compilation are in the mean', mean_ttft_ms / median_ttft_ms, concurrency) END""",
+        THEN format('mean TTFT is {{:.1f}} times the median, more than prompts that come {{}} at a time explain: '
+            'cold kernels, compilation or a client that lags', mean_ttft_ms / median_ttft_ms, concurrency) END""",
     # No line of C prompts takes longer than C x ISL decode steps: a step takes no less than one prompt token does.
     "lumped_stream": f"""
         CASE

@@ -36,20 +36,22 @@ def fill(connection: duckdb.DuckDBPyConnection, records: Iterable[Mapping[str, A
 
 
 def store(connection: duckdb.DuckDBPyConnection) -> None:
-    """Move the table `judged` into the tables of a store."""
+    """Move the table `judged` into the tables of a store, each configuration and run once."""
+    kept = "FROM judged WHERE reason IS NULL"
     runs = [key for key in KEYS if key not in CONFIGURATION]
-    one = "judged WHERE reason IS NULL QUALIFY row_number() OVER (PARTITION BY {} ORDER BY line) = 1"
-    for table, columns, source in (
-        ("configurations", ["config_id", *CONFIGURATION], one.format("config_id")),
+    for table, name, columns in (
+        ("configurations", "config_id", ["config_id", *CONFIGURATION]),
         (
             "run_records",
+            "run_id",
             ["run_id", "config_id", "status", "missing", *runs, "extra", "stated"],
-            one.format("run_id"),
-        ),
-        (
-            "run_sources",
-            ["line AS number", "run_id", "'file' AS file_sha256", "line", "line_sha256", *PROVENANCE],
-            "judged WHERE reason IS NULL",
         ),
     ):
-        connection.execute(f"INSERT INTO {table} BY NAME SELECT {', '.join(columns)} FROM {source}")
+        connection.execute(
+            f"INSERT INTO {table} BY NAME SELECT {', '.join(columns)} {kept} AND {name} NOT IN "
+            f"(SELECT {name} FROM {table}) QUALIFY row_number() OVER (PARTITION BY {name} ORDER BY line) = 1"
+        )
+    connection.execute(
+        "INSERT INTO run_sources BY NAME SELECT line + (SELECT count(*) FROM run_sources) AS number, run_id, "
+        f"'file' AS file_sha256, line, line_sha256, {', '.join(PROVENANCE)} {kept}"
+    )

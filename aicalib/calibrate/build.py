@@ -26,15 +26,19 @@ Array = NDArray[np.float64]
 LEFT_OUT_FLAGS = (
     "repeat",
     "near_repeat",
+    "copied_report",
     "ambiguous_config",
+    "throughput_contradiction",
+    "lumped_stream",
+    "faster_than_datasheet",
     "mtp_unrecorded",
     "concurrency_not_credible",
     "implausible",
 )
-"""Runs with one of these quality flags are neither fitted nor scored: the same measurement again, or a
-setting that is not recorded and that the figures show to differ."""
+"""Runs with one of these quality flags are neither fitted nor scored: the same measurement again,
+figures that cannot be, or a setting that is not recorded and that the figures show to differ."""
 
-TTFT_FLAGS = ("ttft_cold", "prefix_cache_likely_warm", "queueing")
+TTFT_FLAGS = ("polluted_mean", "cached_prompts", "ttft_cold", "prefix_cache_likely_warm", "queueing")
 """Runs with one of these flags keep their TPOT; their TTFT, and the end-to-end time with it, measures
 something else: compilation, a cached prefix, or a line in front of the engine."""
 

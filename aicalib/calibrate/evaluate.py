@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from aicalib.calibrate.startup import METRICS as MEMORY_METRICS
 from aicalib.calibrate.startup import Startups, evaluate_startups, is_start, once, says_memory
 from aicalib.prediction import Prediction, predict_batch
 from aicalib.profiles.profile import METRICS, Profile
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[np.float64]
 
@@ -125,6 +128,27 @@ class Evaluation:
                         "high": None,
                         "origin": "datasheet",
                     }
+
+    def predictions(self) -> pd.DataFrame:
+        """Return what was predicted of each run with a `run_id`, as `perfdb.Store.save_predictions` takes it.
+
+        One row a run and metric: `run_id`, `metric`, `value`, `low`, `high`, `origin`, and `fitted`, whether the
+        profile was fitted on the run. NaN without an answer.
+        """
+        import pandas as pd
+
+        run_ids = self.runs.column("run_id")
+        parts = []
+        for metric in METRICS:
+            interval = self.prediction.comparable(metric, self.runs.median[metric])
+            parts.append(
+                pd.DataFrame(
+                    {"run_id": run_ids, "metric": metric, **interval._asdict()}
+                    | {"origin": self.prediction.origin, "fitted": self.seen}
+                )
+            )
+        whole = pd.concat(parts, ignore_index=True)
+        return whole[whole["run_id"].notna()].drop_duplicates(["run_id", "metric"], ignore_index=True)
 
 
 def _or_none(value: float) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,26 @@ def stored_runs(store: Store) -> list[dict[str, Any]]:
     return store.query("SELECT * FROM runs WHERE status = 'complete' ORDER BY run_id")
 
 
+_PLAIN = "SELECT c.*, r.* EXCLUDE (config_id) FROM run_records r JOIN configurations c USING (config_id)"
+
+
+def fastest_runs(store: Store) -> list[dict[str, Any]]:
+    """Return of each configuration that names its weight format the complete run with the shortest decode step."""
+    step = "coalesce(mean_tpot_ms, median_tpot_ms, tpot_ms_unspecified) * coalesce(accept_length, 1)"
+    return store.query(
+        f"{_PLAIN} WHERE weight_quant IS NOT NULL AND run_id IN (SELECT arg_min(run_id, {step}) FROM run_records "
+        "WHERE status = 'complete' GROUP BY config_id, accept_length IS NULL)"
+    )
+
+
+def runs_of(store: Store, config_ids: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the complete runs of some configurations, in the runs format without provenance and flags."""
+    chosen = ", ".join(f"'{each}'" for each in sorted(config_ids))
+    if not chosen:
+        return []
+    return store.query(f"{_PLAIN} WHERE status = 'complete' AND config_id IN ({chosen}) ORDER BY run_id")
+
+
 def with_run_ids(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return runs with the hash of their content as `run_id`; one that is no valid run has None."""
     known = list(records)
@@ -23,19 +43,24 @@ def with_run_ids(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 
 def read_runs(
-    files: Iterable[tuple[Path, Mapping[str, Any]]],
+    files: Iterable[Path],
+    context: Mapping[str, Any] | None = None,
+    alike: Callable[[str, str, str], bool] | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the runs of files of any known format, and the lines that are none with their reasons.
 
     Parameters
     ----------
-    files : iterable of (Path, mapping)
-        Each with the keys that it lacks.
+    files : iterable of Path
+    context : mapping, optional
+        Keys that they lack.
+    alike : callable, optional
+        As `perfdb.Store.ingest` takes it.
     """
     records: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
-    for file, context in files:
-        found = read_records(file, context)
+    for file in files:
+        found = read_records(file, context, alike)
         records += found.records
         rejected += [{"file": str(file), "line": each.line, "reason": each.reason} for each in found.rejected]
     return records, rejected

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aicalib.calibrate.build import Calibration, calibrate
+from aicalib.calibrate.limits import refresh_flags
 from aicalib.calibrate.records import stored_runs
 from perfdb import Store
 
@@ -23,7 +24,7 @@ def ship(folder: Path, name: str = "default") -> Calibration:
     """
     with TemporaryDirectory() as scratch, Store(Path(scratch) / "ship.duckdb") as store:
         store.ingest(folder / "runs.jsonl")
-        store.refresh_flags()
+        refresh_flags(store)
         store.apply_flags_file(folder / "flags.jsonl")
         return calibrate(stored_runs(store), name)
 

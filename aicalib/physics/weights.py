@@ -174,3 +174,22 @@ def draft_weight_bytes(system: System, layers: Array) -> Array:
     experts = expert_bytes(system) / np.maximum(arch.moe_layers, 1.0)
     joined = WIDE * 2.0 * arch.hidden_size**2
     return layers * ((attention + feed) * system.gemm_bits / 8.0 + experts + joined)
+
+
+def least_read_bytes(system: System) -> Array:
+    """Return the bytes of weights that a GPU reads at least in a decode step, over all stages, shape (d,).
+
+    Those of one token: every dense product once, and of the routed experts as many as a token takes, spread
+    evenly over the ranks. More requests touch more experts. A token passes the pipeline stages one after the other.
+    """
+    arch = system.arch
+    listed = products.matrix_products(arch, system.attention_width, system.tp)
+    quantized = products.group_weights(listed, products.ATTENTION, products.DENSE, products.SHARED)
+    expert = arch.ffn_matrices * arch.expert_hidden_size * arch.moe_intermediate_size
+    experts = arch.moe_layers * arch.experts_per_token * expert / system.tp
+    return (
+        quantized * system.gemm_bits / 8.0
+        + experts * system.expert_bits / 8.0
+        + products.group_weights(listed, products.ROUTER) * WIDE
+        + products.group_weights(listed, products.HEAD) * system.table_bits / 8.0
+    )
