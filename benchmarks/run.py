@@ -9,34 +9,21 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
+from benchmarks.figures import MAXRSS_BYTES, Figure, apart, figure, own_peak_mib
+from benchmarks.store import large_files
+
 MEASUREMENTS = Path(__file__).parent.parent / "measurements"
 COMMAND = str(Path(sys.executable).with_name("aicalib"))
 REPETITIONS = 5
-MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
-"""Unit of the kernel's peak memory."""
-
-Figure = dict[str, Any]
-
-
-def figure(name: str, value: float, unit: str, n: int, peak_mib: float | None = None) -> Figure:
-    """Return one figure, rounded to four digits."""
-    rounded: Figure = {"name": name, "value": float(f"{value:.4g}"), "unit": unit, "n": n}
-    return rounded if peak_mib is None else rounded | {"peak_mib": round(peak_mib, 1)}
-
-
-def own_peak_mib() -> float:
-    """Return the peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES / 2**20
 
 
 def process(name: str, arguments: list[str]) -> Figure:
@@ -160,20 +147,12 @@ def calibration() -> list[Figure]:
     ]
 
 
-def apart(group: Callable[[], list[Figure]]) -> list[Figure]:
-    """Run a group of figures in a fresh process."""
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(group).result()
-
-
 def figures() -> Iterator[Figure]:
     """Yield all figures as they are found."""
     yield from startup()
     for group in (prediction, ingestion, calibration):
         yield from apart(group)
+    yield from large_files()
 
 
 def main() -> None:

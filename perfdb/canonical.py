@@ -8,7 +8,7 @@ key of `perfdb.keys` in its type, or the reason why the record is no run. The ch
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Final
 
 from perfdb.keys import (
@@ -29,6 +29,8 @@ from perfdb.keys import (
 if TYPE_CHECKING:
     import duckdb
 
+    from perfdb.record import Alike
+
 FOUND: Final = {
     "line": "BIGINT",
     "text": "VARCHAR",
@@ -43,13 +45,15 @@ _ALL: Final = (*KEYS, *PROVENANCE)
 _LONGEST_SHOWN: Final = 80
 
 
-def judge(connection: duckdb.DuckDBPyConnection) -> None:
+def judge(connection: duckdb.DuckDBPyConnection, alike: Alike | None = None) -> None:
     """Create the table `judged` from the table `found`.
 
     Parameters
     ----------
     connection : DuckDBPyConnection
         Its present schema is a store's, and holds `found`.
+    alike : callable, optional
+        Tells of a key, the file's text and the context's whether they are spellings of one name.
 
     Notes
     -----
@@ -58,38 +62,47 @@ def judge(connection: duckdb.DuckDBPyConnection) -> None:
     which figures were taken as missing.
     """
     told, suggested = (_keys(connection, side) for side in ("context", "inferred"))
-    merged = (
-        "json_merge_patch(coalesce(inferred, '{}'), coalesce(context, '{}'), json_merge_patch('{}', data))"
-        if told | suggested
-        else "data"
-    )
     run = connection.execute
-    run(f"CREATE OR REPLACE TEMP VIEW merged AS SELECT * EXCLUDE (data), {merged} AS data FROM found")
+    run("CREATE OR REPLACE TEMP TABLE shapes AS SELECT DISTINCT json_keys(data) AS names FROM found")
+    names = (
+        {name for (name,) in run("SELECT DISTINCT unnest(names) FROM shapes").fetchall()} | told | suggested
+    )
+    twice = run("SELECT count(*) FROM shapes WHERE len(names) > len(list_distinct(names))").fetchall()[0][0]
+    here = [key for key in _ALL if key in names] or ["engine"]  # what no record has costs nothing
+    run(
+        "CREATE OR REPLACE TEMP VIEW merged AS "
+        f"SELECT * EXCLUDE (data), {_filled(sorted(told | suggested))} AS data FROM found"
+    )
     run(f"CREATE OR REPLACE TEMP TABLE rules AS {_RULES}")
-    run(f"CREATE OR REPLACE TEMP TABLE suspects AS {_SUSPECTS}")
+    run(f"CREATE OR REPLACE TEMP TABLE suspects AS {_suspects(here)}")
     run(f"CREATE OR REPLACE TEMP TABLE odd AS {_ODD}")
-    run(f"CREATE OR REPLACE TEMP TABLE problems AS {_problems(sorted(told & {*_ALL}))}")
+    clashing = [key for key in here if key in told]
+    if clashing:
+        _find_clashes(connection, clashing, alike)
+    problems = [_WRONG, *([_TWICE] if twice else []), *([_CLASHES] if clashing else [])]
+    run(f"CREATE OR REPLACE TEMP TABLE problems AS {_first(problems)}")
     run(
         """
-        CREATE OR REPLACE TABLE remarks AS
+        CREATE OR REPLACE TEMP TABLE remarks AS
         SELECT line, flag, key || ' is ' || value || ': taken as missing' AS reason FROM odd WHERE flag IS NOT NULL
         """
     )
-    run(f"CREATE OR REPLACE TEMP TABLE extras AS {_EXTRAS}")
-    shape = ", ".join(f'"{key}":"{SQL_TYPES[KEYS.get(key, "text")]}"' for key in _ALL)
+    run(f"CREATE OR REPLACE TEMP TABLE extras AS {_EXTRAS}{'' if names - set(_ALL) else ' LIMIT 0'}")
+    shape = ", ".join(f'"{key}":"{SQL_TYPES[KEYS.get(key, "text")]}"' for key in here)
+    absent = (f"CAST(NULL AS {SQL_TYPES[KEYS.get(key, 'text')]}) AS {key}" for key in _ALL if key not in here)
     run(
         f"""
-        CREATE OR REPLACE TABLE judged AS
+        CREATE OR REPLACE TEMP TABLE judged AS
         SELECT *,
             coalesce(problem, CASE WHEN coalesce({_each(METRICS)}) IS NULL
                 THEN 'nothing measured: no latency or throughput above zero' END) AS reason,
-            {configuration_identity()} AS config_id,
-            {run_identity()} AS run_id,
+            {configuration_identity(here)} AS config_id,
+            {run_identity(here)} AS run_id,
             list_filter([{_missing()}], lambda one: one IS NOT NULL) AS missing,
             CASE WHEN missing = [] THEN 'complete' ELSE 'incomplete' END AS status
         FROM (
             SELECT line, line_sha256, context, stated, problem, extra,
-                {_each(f"{_typed(key)} AS {key}" for key in _ALL)}
+                {_each([*(f"{_typed(key)} AS {key}" for key in here), *absent])}
             FROM (
                 SELECT line, sha256(text) AS line_sha256, context, stated, from_json(data, '{{{shape}}}') AS d
                 FROM merged
@@ -109,15 +122,62 @@ def _keys(connection: duckdb.DuckDBPyConnection, side: str) -> set[str]:
     return {key for (key,) in rows.fetchall()}
 
 
-def configuration_identity() -> str:
-    """Return the SQL expression of a configuration's identity over the columns of its keys."""
-    return f"identity(struct_pack({_packed(CONFIGURATION)}))"
+def _filled(given: Iterable[str]) -> str:
+    """Return the SQL expression of a record with the keys that it lacks from its context, else as inferred.
+
+    A key that the record has stays as it is, at any depth: merging into it would drop what is null within.
+    """
+    stated = [
+        f"CASE WHEN nullif(json_extract(data, {_quoted(_pointer(key))}), 'null') IS NOT NULL "
+        f"THEN {_quoted(json.dumps(key) + ':null')} END"
+        for key in given
+    ]
+    if not stated:
+        return "data"
+    told = "json_merge_patch(coalesce(inferred, '{}'), coalesce(context, '{}'))"
+    return (
+        f"json_merge_patch(data, json_merge_patch({told}, '{{' || concat_ws(',', {_each(stated)}) || '}}'))"
+    )
 
 
-def run_identity() -> str:
-    """Return the SQL expression of a run's identity over `config_id`, `extra` and the columns of its keys."""
-    keys = _packed(key for key in KEYS if key not in CONFIGURATION)
-    return f"identity(struct_pack(config_id := config_id, {keys}, extra := extra))"
+def _pointer(key: str) -> str:
+    return "/" + key.replace("~", "~0").replace("/", "~1")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def configuration_identity(given: Collection[str] = tuple(KEYS)) -> str:
+    """Return the SQL expression of a configuration's identity over the columns of its keys, of those `given`."""
+    return _identity(_member(key) for key in CONFIGURATION if key in given)
+
+
+def run_identity(given: Collection[str] = tuple(KEYS)) -> str:
+    """Return the SQL expression of a run's identity over `config_id`, `extra` and its keys, of those `given`."""
+    keys = (_member(key) for key in KEYS if key in given and key not in CONFIGURATION)
+    extra = "'\"extra\":' || CAST(json_merge_patch('{}', extra) AS VARCHAR)"
+    return _identity(["'\"config_id\":\"' || config_id || '\"'", *keys, extra])
+
+
+def _identity(members: Iterable[str]) -> str:
+    """Return the hash of a JSON object of these members.
+
+    Those without a value do not count, so that a later key changes no old identity.
+    """
+    return f"left(sha256('{{' || concat_ws(',', {_each(['NULL', *members])}) || '}}'), 32)"
+
+
+def _member(key: str) -> str:
+    """Return the member of a JSON object that a column is, null where it has no value."""
+    value = f"CAST({key} AS VARCHAR)"
+    if key in NAMES:
+        value = f"'\"' || fold({key}) || '\"'"
+    elif KEYS[key] == "text":
+        value = f"CASE WHEN {key} IS NOT NULL THEN CAST(to_json({key}) AS VARCHAR) END"
+    elif KEYS[key] == "json":
+        value = f"CAST(json_merge_patch('{{}}', {key}) AS VARCHAR)"
+    return f"'\"{key}\":' || {value}"
 
 
 def same(key: str, one: str, other: str) -> str:
@@ -136,10 +196,6 @@ def same(key: str, one: str, other: str) -> str:
 
 def _each(expressions: Iterable[str]) -> str:
     return ", ".join(expressions)
-
-
-def _packed(keys: Iterable[str]) -> str:
-    return _each(f"{key} := fold({key})" if key in NAMES else f"{key} := {key}" for key in keys)
 
 
 _RULES = "SELECT * FROM (VALUES " + _each(
@@ -207,38 +263,33 @@ GROUP BY line
 
 
 def _plain(key: str) -> str:
-    """Return the condition that the JSON value of a key surely needs no word; null where there is no value."""
-    kind, value = KEYS.get(key, "text"), f"d.{key}"
+    """Return the condition that the JSON value of a key, as text, surely needs no word; null where there is none."""
+    kind, value = KEYS.get(key, "text"), f"CAST(d.{key} AS VARCHAR)"
     if kind == "json":
         return "true"
     if kind == "text":
         names = {"engine": ENGINES, "load": tuple(LOADS)}.get(key)
-        exact = f" AND {value} IN {tuple(json.dumps(name) for name in names)}" if names else ""
-        return f"json_type({value}) = 'VARCHAR'{exact}"
+        return f"{value} IN {tuple(map(json.dumps, names))}" if names else f"starts_with({value}, '\"')"
     if kind == "bool":
-        return f"json_type({value}) = 'BOOLEAN'"
-    types = "('UBIGINT')" if kind == "int" else "('UBIGINT', 'DOUBLE')"
-    least = "> 0" if key in METRICS or key in POSITIVE else ">= 0"
-    most = "1" if key in FRACTIONS else "1e300"
+        return f"{value} IN ('true', 'false')"
     number = f"TRY_CAST({value} AS DOUBLE)"
-    return f"json_type({value}) IN {types} AND {number} {least} AND {number} <= {most}"
+    least = "> 0" if key in METRICS or key in POSITIVE else ">= 0"
+    most = "1" if key in FRACTIONS else "1e15"
+    whole = f" AND floor({number}) = {number}" if kind == "int" else ""
+    return f"{value} IS NULL OR coalesce({number} {least} AND {number} <= {most}{whole}, false)"
 
 
-_SUSPECTS = f"""
-SELECT line FROM (SELECT line, from_json(data, '{{{_each(f'"{key}":"JSON"' for key in _ALL)}}}') AS d FROM merged)
-WHERE NOT ({" AND ".join(f"coalesce({_plain(key)}, true)" for key in _ALL)})
-"""
-"""Records to look at entry by entry: a wide and quick test spares all others that."""
-
-
-def _problems(given: Iterable[str]) -> str:
-    """Return the query of the first problem of each record; `given` are the keys that any context has."""
+def _suspects(given: Iterable[str]) -> str:
+    """Return the query of the records to look at entry by entry: a wide and quick test spares all others that."""
+    shape = _each(f'"{key}":"JSON"' for key in given)
+    plain = " AND ".join(f"coalesce({_plain(key)}, true)" for key in given)
     return f"""
-    SELECT line, first(problem) AS problem
-    FROM (
-        {" UNION ALL ".join([_TWICE, *map(_clash, given), _WRONG])}
-    )
-    GROUP BY line"""
+    SELECT line FROM (SELECT line, from_json(data, '{{{shape}}}') AS d FROM merged) WHERE NOT ({plain or "true"})"""
+
+
+def _first(problems: Iterable[str]) -> str:
+    """Return the query of one problem of each record that has any."""
+    return f"SELECT line, first(problem) AS problem FROM ({' UNION ALL '.join(problems)}) GROUP BY line"
 
 
 _TWICE = """
@@ -252,12 +303,28 @@ SELECT line, key || ' is ' || left(value, {_LONGEST_SHOWN}) || ': ' || problem A
 FROM odd WHERE problem IS NOT NULL"""
 
 
+_CLASHES = """
+SELECT line, key || ': the file says ' || one || ', the context says ' || other AS problem FROM clashes"""
+
+
+def _find_clashes(connection: duckdb.DuckDBPyConnection, keys: Iterable[str], alike: Alike | None) -> None:
+    """Create the table `clashes`: records whose file and context say different things of a key."""
+    run = connection.execute
+    run(f"CREATE OR REPLACE TEMP TABLE clashes AS {' UNION ALL '.join(map(_clash, keys))}")
+    if alike is None:
+        return
+    pairs = run("SELECT DISTINCT key, one ->> '$', other ->> '$' FROM clashes").fetchall()
+    for pair in pairs:
+        if alike(*pair):
+            run("DELETE FROM clashes WHERE key = $1 AND one ->> '$' = $2 AND other ->> '$' = $3", list(pair))
+
+
 def _clash(key: str) -> str:
     """Return the query of the records whose file and context say different things of a key."""
     texts = key in NAMES or key == "model"
     equal = same(key, "(one ->> '$')", "(other ->> '$')") if texts else _EQUAL
     return f"""
-SELECT line, '{key}: the file says ' || one || ', the context says ' || other AS problem
+SELECT line, '{key}' AS key, one, other
 FROM (SELECT line, json_extract(data, '/{key}') AS one, json_extract(context, '/{key}') AS other FROM found)
 WHERE nullif(one, 'null') IS NOT NULL AND nullif(other, 'null') IS NOT NULL AND NOT ({equal})"""
 
@@ -272,7 +339,9 @@ def _typed(key: str) -> str:
         spellings = " ".join(f"WHEN '{one}' THEN '{other}'" for one, other in ENGINE_SPELLINGS.items())
         return f"CASE fold({value}) {spellings} ELSE nullif(fold({value}), '') END"
     if kind == "text":
-        return f"nullif(trim({value}, chr(32) || chr(9) || chr(10) || chr(13)), '')"
+        trimmed = f"trim({value}, chr(32) || chr(9) || chr(10) || chr(13))"
+        bare = f"ascii({value}) > 32 AND ascii(right({value}, 1)) > 32"  # trimming all of them takes four times as long
+        return f"nullif(CASE WHEN {bare} THEN {value} ELSE {trimmed} END, '')"
     if kind == "json":
         return f"nullif({value}, 'null')"
     if kind == "float":

@@ -11,7 +11,7 @@ from typing import Any
 from perfdb import sidecar
 from perfdb.connection import workspace
 from perfdb.keys import KEYS, PROVENANCE
-from perfdb.record import Rejection, Remark
+from perfdb.record import Alike, Rejection, Remark
 from perfdb.staging import identify, stage
 
 
@@ -38,7 +38,9 @@ class ReadResult:
     remarks: list[Remark] = field(default_factory=list)
 
 
-def read_records(path: str | Path, context: Mapping[str, Any] | None = None) -> ReadResult:
+def read_records(
+    path: str | Path, context: Mapping[str, Any] | None = None, alike: Alike | None = None
+) -> ReadResult:
     """Read a file without a store.
 
     Parameters
@@ -47,6 +49,8 @@ def read_records(path: str | Path, context: Mapping[str, Any] | None = None) -> 
         A benchmark file of any known format.
     context : mapping, optional
         Keys that the file lacks, such as `gpu`, `model`, `tp`.
+    alike : callable, optional
+        Tells of a key, the file's text and the context's whether they are spellings of one name.
 
     Raises
     ------
@@ -55,10 +59,17 @@ def read_records(path: str | Path, context: Mapping[str, Any] | None = None) -> 
     """
     with workspace() as side:
         beside = sidecar.find(Path(path))
-        form = stage(side, Path(path), context, None if beside is None else sidecar.read(beside))
-        cursor = side.execute("SELECT * FROM judged WHERE reason IS NULL ORDER BY line")
-        names = [column[0] for column in cursor.description]
-        records = [_record(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+        records: list[dict[str, Any]] = []
+        remarks: list[tuple[Any, ...]] = []
+
+        def keep(_: int) -> None:
+            """Keep a block as the file spells it; runs of one content have one spelling in a store."""
+            cursor = side.execute("SELECT * FROM judged WHERE reason IS NULL ORDER BY line")
+            names = [column[0] for column in cursor.description]
+            records.extend(_record(dict(zip(names, row, strict=True))) for row in cursor.fetchall())
+            remarks.extend(side.execute("SELECT line, flag, reason FROM remarks ORDER BY line").fetchall())
+
+        form = stage(side, Path(path), context, None if beside is None else sidecar.read(beside), keep, alike)
         starts = side.execute(
             "SELECT startup_id, content, s.* EXCLUDE (startup_id, file_sha256, line, line_sha256) "
             "FROM startup_records JOIN startup_sources s USING (startup_id) ORDER BY line"
@@ -69,7 +80,6 @@ def read_records(path: str | Path, context: Mapping[str, Any] | None = None) -> 
             content = json.loads(start.pop("content"))
             records.append({name: value for name, value in start.items() if value is not None} | content)
         rejected = side.execute("SELECT line, reason FROM rejected_lines ORDER BY line").fetchall()
-        remarks = side.execute("SELECT line, flag, reason FROM remarks ORDER BY line").fetchall()
     return ReadResult(
         records,
         [Rejection(*each) for each in rejected],

@@ -11,6 +11,7 @@ from perfdb.absorb import IngestReport, absorb
 from perfdb.connection import LARGE_BYTES, attached, transaction, workspace
 from perfdb.errors import ContextRefused, UnknownFormat
 from perfdb.readers import aiconfigurator_kernels
+from perfdb.record import Alike
 from perfdb.staging import Progress, remember, stage, survey
 
 
@@ -20,6 +21,7 @@ def ingest(
     wait_s: float,
     context: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    alike: Alike | None = None,
 ) -> IngestReport:
     """Ingest a file.
 
@@ -33,6 +35,8 @@ def ingest(
         Keys that the file lacks; they come before those of a sidecar.
     progress : callable, optional
         Called with the number of lines read so far.
+    alike : callable, optional
+        Tells of a key, the file's text and the context's whether they are spellings of one name.
     """
     large = path.stat().st_size >= LARGE_BYTES
     with workspace(store if large else None) as connection:
@@ -40,7 +44,9 @@ def ingest(
             _stage_kernels(connection, path, context, progress)
         else:
             beside = sidecar.find(path)
-            stage(connection, path, context, None if beside is None else sidecar.read(beside), progress)
+            stage(
+                connection, path, context, None if beside is None else sidecar.read(beside), progress, alike
+            )
         with attached(connection, store, False, wait_s), transaction(connection):
             return absorb(connection)
 

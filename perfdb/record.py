@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from perfdb.keys import (
-    NAMES,
-)
+from perfdb.keys import NAMES
+
+Alike = Callable[[str, str, str], bool]
+"""Tells of a key and two texts whether they are spellings of one name."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from perfdb.readers import format_of, runs
 from perfdb.readers.framing import Piece
 from perfdb.readers.redact import SUSPICIOUS
 from perfdb.readers.source import Source, read_object
-from perfdb.record import BadRecord, Record, Rejection
+from perfdb.record import Alike, BadRecord, Record, Rejection
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 BATCH_BYTES: Final = 32 * 2**20
 BATCH_ROWS: Final = 20_000
+CAREFUL_ROWS: Final = 2048
+BLOCK_LINES: Final = 100_000
+"""Lines that are judged at once where DuckDB reads them, so that memory does not grow with the file."""
 CHUNK_BYTES: Final = 8 * 2**20
 LONGEST_PLAIN_BYTES: Final = 8 * 2**20
 """Lines up to which DuckDB reads a file itself."""
@@ -50,6 +53,7 @@ def stage(
     context: Mapping[str, Any] | None = None,
     sidecar: Sidecar | None = None,
     progress: Progress | None = None,
+    alike: Alike | None = None,
 ) -> str:
     """Read a file into the side store that is the current schema; return the name of its format.
 
@@ -64,7 +68,9 @@ def stage(
     sidecar : Sidecar, optional
         Keys that a file beside it states, for all records or for some; `context` comes before them.
     progress : callable, optional
-        Called with the number of lines done so far.
+        Called with the number of lines done so far, while the table `judged` holds those of the last block.
+    alike : callable, optional
+        Tells of a key, the file's text and the context's whether they are spellings of one name.
 
     Raises
     ------
@@ -75,15 +81,15 @@ def stage(
     form = format_of(source)
     look = survey(path)
     metadata: dict[str, Any] = {} if sidecar is None else {"sidecar": sidecar.path.name}
-    finder = _Finder(connection, look.sha256, path, context or {}, sidecar, progress)
+    given = (connection, look.sha256, path, context or {}, sidecar, progress, alike)
     if form.NAME == runs.NAME and look.plain and sidecar is None:
-        _find_lines(connection, path, look, finder)
+        _take_lines(connection, path, look, _Finder(*given, table="careful_records"))
     else:
+        finder = _Finder(*given)
         reading = form.read(source)
         finder.take(reading.records)
         _put_steps(connection, look.sha256, reading.steps, finder.starts)
         metadata |= reading.metadata
-    lay_out(connection, look.sha256, path.name)
     lines = connection.execute(
         "SELECT (SELECT count(*) FROM run_sources) + (SELECT count(*) FROM startup_sources) "
         "+ (SELECT count(*) FROM rejected_lines)"
@@ -117,11 +123,10 @@ def remember(
 
 def identify(connection: duckdb.DuckDBPyConnection, records: Iterable[Mapping[str, Any]]) -> list[str | None]:
     """Return the run id of each record in the runs format, None for one that is no run."""
-    finder = _Finder(connection, "", Path("records"), {}, None, None)
+    finder = _Finder(connection, "", Path("records"), {}, None)
     given = list(records)
     finder.take(Record(number, "", {**_spread(record), **record}) for number, record in enumerate(given))
-    judge(connection)
-    ids = connection.execute("SELECT line, run_id FROM judged WHERE reason IS NULL").fetchall()
+    ids = connection.execute("SELECT line, run_id FROM run_sources").fetchall()
     known: dict[int, str] = dict(ids)
     return [known.get(number) for number in range(len(given))]
 
@@ -158,40 +163,53 @@ def survey(path: Path) -> Look:
     return Look(digest.hexdigest(), lines + bool(tail), plain)
 
 
-def _find_lines(connection: duckdb.DuckDBPyConnection, path: Path, look: Look, finder: _Finder) -> None:
+def _take_lines(connection: duckdb.DuckDBPyConnection, path: Path, look: Look, finder: _Finder) -> None:
     """Let DuckDB split a file of runs into lines; only those that need care pass through Python."""
     run = connection.execute
     run(
         """
-        CREATE TABLE lines AS
-        SELECT row_number() OVER () AS line, text,
-            CASE WHEN json_valid(text) THEN json_type(text) != 'OBJECT' ELSE true END
-            OR strlen(text) > $4 OR regexp_matches(text, $1, 'i') AS careful
-        FROM read_csv($2, delim = '\0', quote = '', escape = '', header = false, auto_detect = false,
-            columns = {'text': 'VARCHAR'}, strict_mode = false, compression = 'none', max_line_size = $3)
+        CREATE TEMP TABLE lines AS
+        FROM read_csv($1, delim = '\0', quote = '', escape = '', header = false, auto_detect = false,
+            columns = {'text': 'VARCHAR'}, strict_mode = false, compression = 'none', max_line_size = $2)
         """,
-        [SUSPICIOUS, str(path), LONGEST_PLAIN_BYTES + 1, LARGEST_VALUE],
+        [str(path), LONGEST_PLAIN_BYTES + 1],
     )
-    after = 0
-    while rows := run(
-        f"SELECT line, text FROM lines WHERE careful AND line > $1 ORDER BY line LIMIT {BATCH_ROWS}", [after]
-    ).fetchall():
-        finder.take(_records(rows))
-        after = rows[-1][0]
-    given = _encoded(finder.context) if finder.context else None
-    run("CREATE VIEW plain AS SELECT line, text, CAST(text AS VARCHAR) AS data FROM lines WHERE NOT careful")
-    run("ALTER TABLE found RENAME TO found_with_care")
-    run("CREATE TABLE given AS SELECT CAST($1 AS JSON) AS context", [given])
     run(
         """
-        CREATE VIEW found AS
-        SELECT line, text, data, (SELECT context FROM given) AS context,
-            CAST(NULL AS JSON) AS inferred, CAST(NULL AS JSON) AS stated FROM plain
-        UNION ALL FROM found_with_care
-        """
+        CREATE TEMP TABLE careful AS
+        SELECT rowid + 1 AS line, text FROM lines
+        WHERE CASE WHEN json_valid(text) THEN json_type(text) != 'OBJECT' ELSE true END
+            OR strlen(text) > $2 OR regexp_matches(text, $1, 'i')
+        """,
+        [SUSPICIOUS, LARGEST_VALUE],
     )
-    if finder.progress:
-        finder.progress(look.lines)
+    given = _encoded(finder.context) if finder.context else None
+    run("CREATE TEMP TABLE given AS SELECT CAST($1 AS JSON) AS context", [given])
+    for start in range(0, look.lines, BLOCK_LINES):
+        end = min(start + BLOCK_LINES, look.lines)
+        for _ in finder.collect(_careful(connection, start, end)):
+            pass
+        run(
+            f"""
+            CREATE OR REPLACE TEMP VIEW found AS
+            SELECT rowid + 1 AS line, text, text AS data, (SELECT context FROM given) AS context,
+                CAST(NULL AS JSON) AS inferred, CAST(NULL AS JSON) AS stated
+            FROM lines WHERE rowid >= {start} AND rowid < {end} AND rowid + 1 NOT IN (SELECT line FROM careful)
+            UNION ALL FROM {finder.table}
+            """
+        )
+        lay_out(connection, look.sha256, path.name, finder.alike)
+        run(f"TRUNCATE {finder.table}")
+        if finder.progress:
+            finder.progress(end)
+
+
+def _careful(connection: duckdb.DuckDBPyConnection, after: int, last: int) -> Iterator[Record | Rejection]:
+    """Read the lines that need care, of those behind `after` and up to `last`, piece by piece."""
+    query = f"FROM careful WHERE line > $1 AND line <= $2 ORDER BY line LIMIT {CAREFUL_ROWS}"
+    while rows := connection.execute(query, [after, last]).fetchall():
+        yield from _records(rows)
+        after = rows[-1][0]
 
 
 def _records(rows: Iterable[tuple[int, str]]) -> Iterable[Record | Rejection]:
@@ -203,7 +221,7 @@ def _records(rows: Iterable[tuple[int, str]]) -> Iterable[Record | Rejection]:
 
 
 class _Finder:
-    """Records on their way into the table `found`, start-ups into theirs, refusals into theirs."""
+    """Records on their way into a table of columns `FOUND`, start-ups into theirs, refusals into theirs."""
 
     def __init__(
         self,
@@ -212,7 +230,9 @@ class _Finder:
         path: Path,
         context: Mapping[str, Any],
         sidecar: Sidecar | None,
-        progress: Progress | None,
+        progress: Progress | None = None,
+        alike: Alike | None = None,
+        table: str = "found",
     ) -> None:
         self.connection = connection
         self.sha256 = sha256
@@ -220,14 +240,23 @@ class _Finder:
         self.context = {name: value for name, value in context.items() if value is not None}
         self.sidecar = sidecar
         self.progress = progress
+        self.alike = alike
         self.starts: list[str] = []
         self.done = 0
-        connection.execute(
-            f"CREATE TABLE found ({', '.join(f'{name} {kind}' for name, kind in FOUND.items())})"
-        )
+        self.table = table
+        columns = ", ".join(f"{name} {kind}" for name, kind in FOUND.items())
+        connection.execute(f"CREATE TEMP TABLE {table} ({columns})")
 
     def take(self, records: Iterable[Record | Rejection]) -> None:
-        """Take records in, in batches of a bounded size."""
+        """Take records in and lay them out, in batches of a bounded size."""
+        for _ in self.collect(records):
+            lay_out(self.connection, self.sha256, self.path.name, self.alike)
+            self.connection.execute(f"TRUNCATE {self.table}")
+            if self.progress:
+                self.progress(self.done)
+
+    def collect(self, records: Iterable[Record | Rejection]) -> Iterator[None]:
+        """Put records into the table, a batch of a bounded size before each step."""
         rows: list[tuple[Any, ...]] = []
         refused: list[Rejection] = []
         size = 0
@@ -245,8 +274,10 @@ class _Finder:
             self.done += 1
             if len(rows) + len(refused) >= BATCH_ROWS or size >= BATCH_BYTES:
                 self._write(rows, refused)
+                yield
                 rows, refused, size = [], [], 0
         self._write(rows, refused)
+        yield
 
     def _row(self, record: Record) -> tuple[Any, ...]:
         data = _spread(record.data)
@@ -274,6 +305,7 @@ class _Finder:
         found = startups.check(
             Record(record.line, record.text, _finite(record.data), named | self._inferred(record)),
             self._context(record),
+            self.alike,
         )
         self.starts.append(found.startup_id)
         startups.put(self.connection, record, found, self.sha256, _text(record.text))
@@ -283,16 +315,17 @@ class _Finder:
 
         if rows:
             batch = pd.DataFrame(rows, columns=list(FOUND))  # noqa: F841 (read by the query)
-            self.connection.execute("INSERT INTO found SELECT * FROM batch")
-        self.connection.executemany(
-            "INSERT INTO rejected_lines VALUES ($1, $2, $3)",
-            [(self.sha256, each.line, _text(each.reason)) for each in refused],
-        ) if refused else None
-        if self.progress:
-            self.progress(self.done)
+            self.connection.execute(f"INSERT INTO {self.table} SELECT * FROM batch")
+        if refused:
+            self.connection.executemany(
+                "INSERT INTO rejected_lines VALUES ($1, $2, $3)",
+                [(self.sha256, each.line, _text(each.reason)) for each in refused],
+            )
 
 
-def lay_out(connection: duckdb.DuckDBPyConnection, sha256: str, name: str) -> None:
+def lay_out(
+    connection: duckdb.DuckDBPyConnection, sha256: str, name: str, alike: Alike | None = None
+) -> None:
     """Judge what was found, and write it into the tables of the store that is the current schema.
 
     Parameters
@@ -301,29 +334,19 @@ def lay_out(connection: duckdb.DuckDBPyConnection, sha256: str, name: str) -> No
         Of a workspace that holds `found`.
     sha256, name : str
         Hash and name of the file: a run without a source is named after it and its line.
+    alike : callable, optional
+        As `judge` takes it.
     """
     run = connection.execute
-    judge(connection)
+    judge(connection, alike)
     run("INSERT INTO rejected_lines SELECT $1, line, reason FROM judged WHERE reason IS NOT NULL", [sha256])
-    run(
-        f"""
-        INSERT INTO configurations BY NAME
-        SELECT DISTINCT ON (config_id) config_id, {", ".join(CONFIGURATION)} FROM judged WHERE reason IS NULL
-        """
-    )
-    others = ", ".join(key for key in KEYS if key not in CONFIGURATION)
-    run(
-        f"""
-        INSERT INTO run_records BY NAME
-        SELECT DISTINCT ON (run_id) run_id, config_id, status, missing, {others}, extra, stated
-        FROM judged WHERE reason IS NULL
-        """
-    )
+    put_runs(connection)
     origin = ", ".join(key for key in PROVENANCE if key not in ("source", "src_ref"))
     run(
         f"""
         INSERT INTO run_sources BY NAME
-        SELECT row_number() OVER (ORDER BY line) AS number, run_id, $1 AS file_sha256, line, line_sha256, context,
+        SELECT row_number() OVER (ORDER BY line) + (SELECT coalesce(max(number), 0) FROM run_sources) AS number,
+            run_id, $1 AS file_sha256, line, line_sha256, context,
             coalesce(source, $2) AS source, coalesce(src_ref, $2 || '#L' || line) AS src_ref, {origin}
         FROM judged WHERE reason IS NULL
         """,
@@ -332,15 +355,38 @@ def lay_out(connection: duckdb.DuckDBPyConnection, sha256: str, name: str) -> No
     run(
         f"""
         INSERT INTO flags
-        SELECT DISTINCT run_id, flag, r.reason, '{ORIGIN}'
-        FROM remarks r JOIN judged j USING (line) WHERE j.reason IS NULL
+        SELECT DISTINCT ON (run_id, flag) run_id, flag, r.reason, '{ORIGIN}'
+        FROM remarks r JOIN judged j USING (line) ANTI JOIN flags USING (run_id, flag) WHERE j.reason IS NULL
         """
     )
     run(
         """
         INSERT INTO raw_lines
         SELECT line_sha256, text FROM found
-        JOIN (SELECT min(line) AS line, line_sha256 FROM judged WHERE reason IS NULL GROUP BY line_sha256) USING (line)
+        JOIN (
+            SELECT min(line) AS line, line_sha256 FROM judged ANTI JOIN raw_lines USING (line_sha256)
+            WHERE reason IS NULL GROUP BY line_sha256
+        ) USING (line)
+        """
+    )
+
+
+def put_runs(connection: duckdb.DuckDBPyConnection) -> None:
+    """Write the runs of `judged`, and their configurations, that the store of the current schema lacks."""
+    connection.execute(
+        f"""
+        INSERT INTO configurations BY NAME
+        SELECT DISTINCT ON (config_id) config_id, {", ".join(CONFIGURATION)}
+        FROM judged ANTI JOIN configurations USING (config_id) WHERE reason IS NULL
+        """
+    )
+    others = ", ".join(key for key in KEYS if key not in CONFIGURATION)
+    connection.execute(
+        f"""
+        INSERT INTO run_records BY NAME
+        SELECT run_id, config_id, status, missing, {others}, extra, stated
+        FROM judged SEMI JOIN (SELECT min(line) AS line FROM judged WHERE reason IS NULL GROUP BY run_id) USING (line)
+        ANTI JOIN run_records USING (run_id)
         """
     )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from perfdb.keys import ENGINES, PROVENANCE
-from perfdb.record import BadRecord, Record, content_id, fold, same
+from perfdb.record import Alike, BadRecord, Record, content_id, fold, same
 
 if TYPE_CHECKING:
     import duckdb
@@ -54,8 +54,16 @@ class Startup:
         return self.provenance | self.content | {"startup_id": self.startup_id}
 
 
-def check(record: Record, context: Mapping[str, Any] | None = None) -> Startup:
+def check(record: Record, context: Mapping[str, Any] | None = None, alike: Alike | None = None) -> Startup:
     """Fill a record from its context, check it, and give it its content hash.
+
+    Parameters
+    ----------
+    record : Record
+    context : mapping, optional
+        Keys that fill what it lacks.
+    alike : callable, optional
+        Tells of a key, the file's text and the context's whether they are spellings of one name.
 
     Raises
     ------
@@ -65,7 +73,9 @@ def check(record: Record, context: Mapping[str, Any] | None = None) -> Startup:
     stated = {name: value for name, value in record.data.items() if value is not None}
     given = {name: value for name, value in (context or {}).items() if value is not None}
     for name in given.keys() & stated.keys():
-        if not same(name, stated[name], given[name]):
+        if not same(name, stated[name], given[name]) and not (
+            alike and alike(name, str(stated[name]), str(given[name]))
+        ):
             raise BadRecord(f"{name}: the file says {stated[name]!r}, the context says {given[name]!r}")
     merged = dict(record.inferred) | given | stated
     known = {name: _checked(name, value) for name, value in merged.items() if value is not None}
