@@ -98,6 +98,7 @@ def _weigh(connection: duckdb.DuckDBPyConnection) -> None:
         SELECT DISTINCT n.run_id AS new_id, o.run_id AS old_id, n.line_sha256
         FROM side.run_sources n JOIN store.run_sources o USING (line_sha256)
         WHERE n.run_id != o.run_id
+            AND NOT EXISTS (FROM store.run_sources e WHERE e.line_sha256 = n.line_sha256 AND e.run_id = n.run_id)
         """
     )
     run(
@@ -227,7 +228,16 @@ def _supersede(connection: duckdb.DuckDBPyConnection) -> None:
         WHERE replaced_id NOT IN (SELECT run_id FROM store.run_sources)
         """
     )
-    run("UPDATE store.flags AS f SET run_id = g.kept_id FROM gone g WHERE f.run_id = g.replaced_id")
+    run(
+        """
+        CREATE OR REPLACE TEMP TABLE moved AS
+        SELECT DISTINCT ON (g.kept_id, f.flag, f.origin) f.* REPLACE (g.kept_id AS run_id)
+        FROM store.flags f JOIN gone g ON f.run_id = g.replaced_id
+        WHERE NOT EXISTS (FROM store.flags s WHERE s.run_id = g.kept_id AND s.flag = f.flag AND s.origin = f.origin)
+        """
+    )
+    run("DELETE FROM store.flags WHERE run_id IN (SELECT replaced_id FROM gone)")
+    run("INSERT INTO store.flags FROM moved")
     now = datetime.now(UTC).replace(tzinfo=None)
     run("INSERT INTO store.superseded_runs SELECT replaced_id, kept_id, $1 FROM gone", [now])
     run("DELETE FROM store.run_records WHERE run_id IN (SELECT replaced_id FROM gone)")
@@ -268,4 +278,5 @@ def _rest(connection: duckdb.DuckDBPyConnection) -> None:
     _add(connection, "profiles", "name, version")
     _add(connection, "profile_runs", "name, version")
     _add(connection, "predictions", "prediction_id")
+    _add(connection, "predicted", "profile, run_id, metric")
     _add(connection, "superseded_runs", "run_id, by_run_id")

@@ -1,12 +1,13 @@
-"""Connections: a store attached for as long as an operation needs it, and side files beside it.
+"""Connections: a store attached for as long as an operation needs it, and side stores that go into it whole.
 
 DuckDB lets one process write to a file at a time and shuts all others out meanwhile. So nothing holds a store
-longer than one operation, and what takes long is prepared in a side file, whose name holds the process that
-made it.
+longer than one operation, and what takes long is prepared in a side store, in memory and, beyond a limit, in a
+folder whose name holds the process that made it.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from uuid import uuid4
 from perfdb import migrations
 from perfdb.errors import (
     DamagedStore,
+    MemoryExceeded,
     NewerSchema,
     NotAStore,
     OlderSchema,
@@ -37,7 +39,7 @@ RETRY_S = 0.05
 MEMORY_LIMIT = "900MB"
 """What DuckDB may hold in memory; beyond it, intermediate results go to disk."""
 LARGE_BYTES = 32 * 2**20
-"""Size of a file from which on its side store lies on disk."""
+"""Size of a file from which on what does not fit into memory goes next to the store."""
 
 # Nothing in a store needs an extension, so opening one never reaches for the network.
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -45,6 +47,20 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": MEMORY_LIMIT,
 }
 _MAGIC = slice(8, 12)
+_CORRUPT = re.compile(
+    r"Corrupt database file|Could not read enough|[Ss]erialization Error|not a valid DuckDB"
+)
+_FULL = re.compile(r"No space left|Disk quota|File too large|Could not write|failed to write", re.IGNORECASE)
+_LOCKED = re.compile(r"lock on file|Conflicting lock")
+
+
+def connect(scratch: Path) -> duckdb.DuckDBPyConnection:
+    """Connect to an empty database in memory; `scratch` is a folder for what does not fit there."""
+    import duckdb
+
+    connection = duckdb.connect(":memory:", config=_CONFIG | {"temp_directory": str(scratch)})
+    connection.execute("SET enable_progress_bar = false")  # it would be printed among the answers
+    return connection
 
 
 @contextmanager
@@ -54,29 +70,23 @@ def workspace(beside: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]
     Parameters
     ----------
     beside : Path, optional
-        A store: the side store lies in a file next to it, which is removed in the end. Without it, it lies in
-        memory.
+        A store: what does not fit into memory goes into a folder next to it, which is removed in the end, and
+        not into that of temporary files.
     """
-    import duckdb
-
-    stem = None if beside is None else f"{beside.name}.staging-{os.getpid()}-{uuid4().hex[:8]}"
     folder = Path(gettempdir()) if beside is None else beside.resolve().parent
-    scratch = folder / f"{stem or f'perfdb-{os.getpid()}-{uuid4().hex[:8]}'}.tmp"
-    side = None if stem is None else folder / stem
-    connection = duckdb.connect(":memory:", config=_CONFIG | {"temp_directory": str(scratch)})
+    stem = "perfdb" if beside is None else f"{beside.name}.staging"
+    scratch = folder / f"{stem}-{os.getpid()}-{uuid4().hex[:8]}"
+    connection = connect(scratch)
     try:
-        with _named_errors(side or scratch):
+        with named_errors(scratch):
             if beside is not None:
                 _clear_leftovers(beside)
-            connection.execute(f"ATTACH {_literal(':memory:' if side is None else str(side))} AS side")
+            connection.execute("ATTACH ':memory:' AS side")
             connection.execute("USE side")
-            _apply(connection, migrations.steps())
+            apply(connection, migrations.steps())
             yield connection
     finally:
         connection.close()
-        if side is not None:
-            for leftover in (side, side.with_name(f"{side.name}.wal")):
-                leftover.unlink(missing_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -108,12 +118,12 @@ def attached(
             raise ReadOnlyStore(f"{path} cannot be written: open it with read_only=True, or copy it")
     elif read_only:
         raise NotAStore(f"there is no store at {path}: ingesting a file makes one")
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if not read_only:
+        _must_take_files(path)
     before = connection.execute("SELECT current_catalog()").fetchall()[0][0]
-    _attach(connection, path, read_only, wait_s)
+    attach(connection, path, read_only, wait_s)
     try:
-        with _named_errors(path):
+        with named_errors(path):
             connection.execute("USE store")
             _migrate(connection, path, read_only)
             yield
@@ -126,10 +136,8 @@ def attached(
 @contextmanager
 def opened(path: Path, read_only: bool, wait_s: float) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a connection whose current schema is the store at `path`; errors as in `attached`."""
-    import duckdb
-
     scratch = Path(gettempdir()) / f"perfdb-{os.getpid()}-{uuid4().hex[:8]}.tmp"
-    connection = duckdb.connect(":memory:", config=_CONFIG | {"temp_directory": str(scratch)})
+    connection = connect(scratch)
     try:
         with attached(connection, path, read_only, wait_s):
             yield connection
@@ -152,41 +160,56 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    """Give the errors of a full disk and a damaged file their names."""
+def named_errors(path: Path) -> Iterator[None]:
+    """Give the errors of a full disk, of too little memory and of a damaged file their names."""
     import duckdb
 
     try:
         yield
-    except (
-        duckdb.IOException,
+    except duckdb.Error as error:
+        told = str(error).splitlines()[0]
+        if _FULL.search(told):
+            raise StorageFull(
+                f"no room to write beside {path}: {told}; the store is as it was before: "
+                "free some space and try again"
+            ) from error
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise MemoryExceeded(
+                f"{path}: more than the {MEMORY_LIMIT} of memory that a store may use: {told}; the store is as it "
+                "was before: ask for fewer rows or columns at once, take a file in by parts, or free space in the "
+                f"folder for what does not fit into memory ({gettempdir()}, or that of the store)"
+            ) from error
+        if is_broken(error) or isinstance(error, duckdb.IOException):
+            raise DamagedStore(_damaged(path, told)) from error
+        raise
+
+
+def is_broken(error: Exception) -> bool:
+    """Tell whether an error is one of the store or the machine, and not of what was asked."""
+    import duckdb
+
+    kinds = (
         duckdb.FatalException,
         duckdb.InternalException,
         duckdb.SerializationException,
-    ) as error:
-        told = str(error)
-        if re.search(
-            r"No space left|Disk quota|File too large|Could not write|failed to write", told, re.IGNORECASE
-        ):
-            raise StorageFull(
-                f"no room to write beside {path}: {told.splitlines()[0]}; the store is as it was before: "
-                "free some space and try again"
-            ) from error
-        raise DamagedStore(
-            f"{path} is damaged: {told.splitlines()[0]}; `aicalib db check` says what can still be read, and "
-            "`aicalib db import EXPORT --db NEW` rebuilds a store from an export"
-        ) from error
+        duckdb.OutOfMemoryException,
+    )
+    return isinstance(error, kinds) or bool(_CORRUPT.search(str(error)) or _FULL.search(str(error)))
+
+
+def _damaged(path: Path, told: str) -> str:
+    return (
+        f"{path} is damaged: {told.splitlines()[0]}; `aicalib db check` says what can still be read, and "
+        "`aicalib db import EXPORT --db NEW` rebuilds a store from an export"
+    )
 
 
 def _clear_leftovers(store: Path) -> None:
-    """Remove the side files of processes that are gone."""
-    for leftover in store.resolve().parent.glob(f"{store.name}.staging-*"):
-        pid = int(leftover.name.removeprefix(f"{store.name}.staging-").split("-", 1)[0])
-        if not _alive(pid):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+    """Remove the folders of processes that are gone."""
+    for leftover in store.resolve().parent.glob(f"{glob.escape(store.name)}.staging-*"):
+        made_by = re.fullmatch(r"(\d+)-[0-9a-f]{8}", leftover.name.removeprefix(f"{store.name}.staging-"))
+        if made_by and not _alive(int(made_by[1])):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:
@@ -199,8 +222,25 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """Return a text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def _must_take_files(path: Path) -> None:
+    """Make the folder of a store that is to be written; the log of what is being written lies in it too."""
+    folder = path.resolve().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReadOnlyStore(
+            f"{folder}, the folder of {path.name}, cannot be made: {error.strerror}"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ReadOnlyStore(
+            f"{path} cannot be written, since its folder takes no files: "
+            "open it with read_only=True, or copy it elsewhere"
+        )
 
 
 def _must_be_duckdb(path: Path) -> None:
@@ -211,18 +251,21 @@ def _must_be_duckdb(path: Path) -> None:
             raise NotAStore(f"{path} is not a DuckDB file, so it is no measurement store")
 
 
-def _attach(connection: duckdb.DuckDBPyConnection, path: Path, read_only: bool, wait_s: float) -> None:
+def attach(connection: duckdb.DuckDBPyConnection, path: Path, read_only: bool, wait_s: float) -> None:
+    """Attach a store as `store`, waiting for another process to let go of it; its schema is not looked at."""
     import duckdb
 
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            connection.execute(f"ATTACH {_literal(str(path))} AS store{' (READ_ONLY)' if read_only else ''}")
+            connection.execute(f"ATTACH {literal(str(path))} AS store{' (READ_ONLY)' if read_only else ''}")
             return
-        except (duckdb.IOException, duckdb.BinderException, duckdb.Error) as error:
+        except duckdb.Error as error:
             told = str(error)
             here = "Unique file handle conflict" in told  # another connection of this very process
-            if "lock" not in told and not here:
+            if _CORRUPT.search(told) or isinstance(error, duckdb.InternalException | duckdb.FatalException):
+                raise DamagedStore(_damaged(path, told)) from error
+            if not _LOCKED.search(told) and not here:
                 raise NotAStore(f"{path} cannot be opened: {told}") from error
             if time.monotonic() >= deadline:
                 holder = re.search(r"PID (\d+)", told)
@@ -265,10 +308,10 @@ def _migrate(connection: duckdb.DuckDBPyConnection, path: Path, read_only: bool)
             f"{path} lacks the schema step {', '.join(pending)}: "
             "open it once for writing to bring it up to date"
         )
-    _apply(connection, pending)
+    apply(connection, pending)
 
 
-def _apply(connection: duckdb.DuckDBPyConnection, steps: dict[str, str]) -> None:
+def apply(connection: duckdb.DuckDBPyConnection, steps: dict[str, str]) -> None:
     """Apply schema steps to the current schema, all or none, and record each."""
     with transaction(connection):
         connection.execute(

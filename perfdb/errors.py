@@ -8,7 +8,9 @@ StoreError                  base of all of them; `kind` is a short word for prog
 ├── ReadOnlyStore           a write to a store that cannot be written
 ├── DamagedStore            a store whose file is damaged
 ├── StorageFull             no room on the disk
+├── MemoryExceeded          more memory than a store may use
 ├── NotAnExport             a folder that is no whole export of a store
+├── FolderTaken             a folder to export into that holds something else
 ├── NothingChosen           a condition that no run meets
 ├── QueryRefused            a query that writes, or that the database does not understand
 ├── UnknownProfile          no profile of that name and version
@@ -16,7 +18,8 @@ StoreError                  base of all of them; `kind` is a short word for prog
 ├── UnknownFormat           a file that no reader knows
 ├── SidecarError            a TOML file of context that cannot be used
 ├── ContextRefused          context for a file that says all of it itself
-└── FlagsFileError          a line of a flags file that cannot be applied
+├── FlagsFileError          a line of a flags file that cannot be applied
+└── PredictionsRefused      predictions of stored runs that cannot be kept
 """
 
 from __future__ import annotations
@@ -82,10 +85,22 @@ class StorageFull(StoreError):
     kind = "storage_full"
 
 
+class MemoryExceeded(StoreError):
+    """An operation that needs more memory than a store may use, and no room on the disk in its place."""
+
+    kind = "memory_exceeded"
+
+
 class NotAnExport(StoreError):
     """A folder that is no whole export of a store."""
 
     kind = "not_an_export"
+
+
+class FolderTaken(StoreError):
+    """A folder to export into that holds something else."""
+
+    kind = "folder_taken"
 
 
 class NothingChosen(StoreError):
@@ -134,3 +149,9 @@ class FlagsFileError(StoreError):
     """A line of a flags file that cannot be applied."""
 
     kind = "flags_file"
+
+
+class PredictionsRefused(StoreError):
+    """Predictions of stored runs that lack a column, name an unknown metric or say something twice."""
+
+    kind = "predictions_refused"

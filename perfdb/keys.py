@@ -116,6 +116,9 @@ CONFIGURATION: Final = tuple(_DEPLOYMENT)
 WORKLOAD: Final = tuple(_WORKLOAD)
 """Keys of what a client sent."""
 
+MEASURED: Final = tuple(_MEASURED)
+"""Keys of what came of it: they come from a file, and nobody may set them."""
+
 PROVENANCE: Final = (
     "source",
     "src_ref",

@@ -6,7 +6,7 @@ No method holds the file longer than it works, so that several processes can sha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from perfdb import quality
 from perfdb.absorb import IngestReport
-from perfdb.connection import opened, transaction
+from perfdb.amend import Amended, amend
+from perfdb.connection import is_broken, opened, transaction
 from perfdb.errors import (
     FlagsFileError,
     ProfileExists,
@@ -26,12 +27,26 @@ from perfdb.errors import (
     ReadOnlyStore,
     UnknownProfile,
 )
+from perfdb.exchange import import_folder, merge
+from perfdb.export import export
+from perfdb.folder import Manifest
 from perfdb.ingest import ingest
 from perfdb.keys import KEYS
+from perfdb.lineage import put_predictions, put_profile_runs
+from perfdb.record import Alike
 
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
+
+
+_INCOMPLETE = """
+SELECT any_value(f.name) AS file, s.source, r.missing, count(DISTINCT r.run_id)
+FROM run_records r JOIN run_sources s USING (run_id) JOIN files f ON f.sha256 = s.file_sha256
+WHERE r.status = 'incomplete'
+GROUP BY s.file_sha256, s.source, r.missing ORDER BY ALL
+"""
+"""Incomplete runs by file and what they lack."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,7 @@ class Store:
         path: str | Path,
         context: Mapping[str, Any] | None = None,
         progress: Callable[[int], object] | None = None,
+        alike: Alike | None = None,
     ) -> IngestReport:
         """Take a benchmark file in, whole or not at all.
 
@@ -102,6 +118,9 @@ class Store:
             completed by a later ingest with more context.
         progress : callable, optional
             Called with the number of lines read so far.
+        alike : callable, optional
+            Tells of a key, the file's text and the context's whether they are spellings of one name: the store
+            knows no aliases. The file's spelling stays.
 
         Raises
         ------
@@ -111,7 +130,74 @@ class Store:
             If the store was opened for reading only.
         """
         self._must_write()
-        return ingest(Path(path), self.path, self.wait_s, context, progress)
+        return ingest(Path(path), self.path, self.wait_s, context, progress, alike)
+
+    def import_folder(self, folder: str | Path) -> IngestReport:
+        """Take an export in; see `merge`.
+
+        Raises
+        ------
+        NotAnExport
+            If the folder is no export, is of a newer version, lacks something, or was altered.
+        """
+        self._must_write()
+        return import_folder(Path(folder), self.path, self.wait_s)
+
+    def merge(self, other: str | Path) -> IngestReport:
+        """Take another store, or an export of one, in, by content: the same run from two people is one run.
+
+        Of two records of one line the fuller stays; what contradicts is rejected with both values. Merging
+        twice changes nothing, and the other file is only read. Raises as `perfdb.exchange.merge` says.
+        """
+        self._must_write()
+        return merge(Path(other), self.path, self.wait_s)
+
+    def export(
+        self, folder: str | Path, form: str = "parquet", where: str | None = None, overwrite: bool = False
+    ) -> Manifest:
+        """Write the store into a folder, without loss; see `perfdb.export.export`.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Not there yet, or empty, or with `overwrite` an older export.
+        form : str
+            "parquet", "jsonl", or "aiconfigurator" for the kernel timings alone.
+        where : str, optional
+            A SQL condition on the view `runs`: only runs that meet it, and what belongs to them.
+        """
+        return export(self.path, Path(folder), form, where, overwrite, self.wait_s)
+
+    def set(
+        self,
+        values: Mapping[str, Any],
+        where: str | None = None,
+        run_ids: Sequence[str] = (),
+        incomplete: bool = False,
+        alike: Alike | None = None,
+    ) -> Amended:
+        """Fill keys that stored runs lack; nothing is overwritten. See `perfdb.amend.amend`.
+
+        Parameters
+        ----------
+        values : mapping
+            Keys of a run but measured figures. A run that says otherwise is rejected with both values.
+        where : str, optional
+            A SQL condition on the view `runs`.
+        run_ids : sequence of str
+            Run ids, or beginnings of them.
+        incomplete : bool
+            Only runs that lack a key.
+        alike : callable, optional
+            As `ingest` takes it.
+
+        Raises
+        ------
+        NothingChosen
+            If no condition is given, or no run meets all of them.
+        """
+        self._must_write()
+        return amend(self.path, values, where, run_ids, incomplete, self.wait_s, alike)
 
     def flag(self, rows: Iterable[Mapping[str, str]], origin: str = "user") -> int:
         """Set quality flags on runs; one that is already set is left as it is.
@@ -272,17 +358,35 @@ class Store:
                 "missing": count(
                     "SELECT key, count(*) FROM (SELECT unnest(missing) AS key FROM run_records) GROUP BY 1"
                 ),
-                "engines": count("SELECT coalesce(engine, 'unknown'), count(*) FROM runs GROUP BY 1"),
+                "incomplete_runs": [
+                    {"file": file, "source": source, "missing": missing, "runs": runs}
+                    for file, source, missing, runs in connection.execute(_INCOMPLETE).fetchall()
+                ],
+                "engines": count(
+                    "SELECT coalesce(engine, 'unknown'), count(*) "
+                    "FROM run_records JOIN configurations USING (config_id) GROUP BY 1"
+                ),
                 "sources": count("SELECT source, count(DISTINCT run_id) FROM run_sources GROUP BY 1"),
                 "flags": count("SELECT flag, count(DISTINCT run_id) FROM flags GROUP BY 1"),
                 "startups": total("startup_records"),
                 "server_steps": total("server_steps"),
                 "predictions": total("predictions"),
+                "predicted_runs": total("(SELECT DISTINCT profile, run_id FROM predicted)"),
             }
         return found | {"profiles": self.profiles()}
 
-    def save_profile(self, name: str, version: str | int, json_text: str) -> None:
+    def save_profile(
+        self, name: str, version: str | int, json_text: str, run_ids: Iterable[str] = ()
+    ) -> None:
         """Keep a fitted profile. A version never changes: other content needs another version.
+
+        Parameters
+        ----------
+        name : str
+        version : str or int
+        json_text : str
+        run_ids : iterable of str
+            Runs that it was fitted on.
 
         Raises
         ------
@@ -293,16 +397,16 @@ class Store:
             stored = connection.execute(
                 "SELECT json FROM profiles WHERE name = $1 AND version = $2", [name, str(version)]
             ).fetchone()
-            if stored and stored[0] == json_text:
-                return
-            if stored:
+            if stored and stored[0] != json_text:
                 raise ProfileExists(
                     f"profile {name}@{version} is stored with other content: give it another version"
                 )
-            now = datetime.now(UTC).replace(tzinfo=None)
-            connection.execute(
-                "INSERT INTO profiles VALUES ($1, $2, $3, $4)", [name, str(version), json_text, now]
-            )
+            if not stored:
+                now = datetime.now(UTC).replace(tzinfo=None)
+                connection.execute(
+                    "INSERT INTO profiles VALUES ($1, $2, $3, $4)", [name, str(version), json_text, now]
+                )
+            put_profile_runs(connection, name, version, run_ids)
 
     def save_prediction(self, document: Mapping[str, Any]) -> str:
         """Keep a prediction, a JSON document with the key `profile`, once; return its id."""
@@ -314,6 +418,22 @@ class Store:
                 [prediction_id, str(document["profile"]), text, datetime.now(UTC).replace(tzinfo=None)],
             )
         return prediction_id
+
+    def save_predictions(self, profile: str, rows: pd.DataFrame | Iterable[Mapping[str, Any]]) -> int:
+        """Keep what a profile (NAME@VERSION) predicts of stored runs; see `perfdb.lineage.put_predictions`.
+
+        Returns
+        -------
+        int
+            Number of figures kept. Runs that are not stored are passed over.
+
+        Raises
+        ------
+        PredictionsRefused
+            If a column lacks, a metric is none that is kept, or a figure is given twice.
+        """
+        with self._writing() as connection:
+            return put_predictions(connection, profile, rows)
 
     def load_profile(self, name: str, version: str | int | None = None) -> str:
         """Return the JSON text of a profile, the newest where no version is named.
@@ -358,6 +478,8 @@ class Store:
             try:
                 yield connection.execute(sql)
             except duckdb.Error as error:
+                if is_broken(error):
+                    raise
                 raise QueryRefused(str(error)) from error
 
     def _rows(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:

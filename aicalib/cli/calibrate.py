@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 
 from aicalib.cli.output import (
+    DEFAULT_WAIT_S,
     Db,
     Json,
     ProfileName,
+    Wait,
     find_profile,
     input_file,
     print_json,
+    print_rejected,
     print_table,
     progress,
     store_path,
@@ -29,6 +32,7 @@ def calibrate(
         Path | None, typer.Option("--output", "-o", help="Also write the profile here.")
     ] = None,
     db: Db = None,
+    wait: Wait = DEFAULT_WAIT_S,
     json: Json = False,
 ) -> None:
     """Fit a profile to the runs in the store.
@@ -45,13 +49,15 @@ def calibrate(
     if output is not None and not output.resolve().parent.is_dir():
         raise InvalidValue(f"--output {output}: there is no folder {output.resolve().parent}")
     path = store_path(db)
-    with Store(path, read_only=True) as store:
+    with Store(path, read_only=True, wait_s=wait) as store:
         records = stored_runs(store)
     with progress("fit", FOLDS + 1) as tick:
         found = build(records, name, tick)
     text = found.profile.to_json()
-    with Store(path) as store:
-        store.save_profile(found.profile.name, found.profile.version, text)
+    with Store(path, wait_s=wait) as store:
+        store.save_profile(
+            found.profile.name, found.profile.version, text, run_ids=found.profile.fitted["run_id"]
+        )
     if output is not None:
         output.write_text(text)
     if json:
@@ -70,7 +76,12 @@ def calibrate(
 
 
 def evaluate(
-    files: Annotated[list[Path], input_file("Runs or start-up records, in any format that 'ingest' reads.")],
+    files: Annotated[
+        list[Path] | None,
+        input_file(
+            "Runs or start-up records, in any format that 'ingest' reads; else the runs in the store."
+        ),
+    ] = None,
     profile: ProfileName = "default",
     rows: Annotated[
         Path | None, typer.Option("--rows", help="Write one JSON line a run and metric here.")
@@ -82,7 +93,11 @@ def evaluate(
     ] = None,
     weight_quant: Annotated[str | None, typer.Option("--gemm", help="Format of the weights.")] = None,
     kv_dtype: Annotated[str | None, typer.Option("--kv", help="Format of the KV cache.")] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep what is predicted of stored runs in the store.")
+    ] = False,
     db: Db = None,
+    wait: Wait = DEFAULT_WAIT_S,
     json: Json = False,
 ) -> None:
     """Score a profile on measured runs without fitting on them.
@@ -92,18 +107,29 @@ def evaluate(
     from json import dumps
 
     from aicalib.calibrate.evaluate import evaluate as score_runs
-    from aicalib.calibrate.records import read_runs
-    from aicalib.cli.context import canonical, spelled_as_in
+    from aicalib.calibrate.records import read_runs, stored_runs
+    from aicalib.cli.context import alike, canonical
     from aicalib.errors import InvalidValue
     from aicalib.report.scores import evaluation_rows, refusal_rows
+    from perfdb import Store
 
     given = {"model": model, "gpu": gpu, "tp": tp, "weight_quant": weight_quant, "kv_dtype": kv_dtype}
     context = canonical({name: value for name, value in given.items() if value is not None})
-    records, rejected = read_runs((file, spelled_as_in(file, context)) for file in files)
+    if files:
+        records, rejected = read_runs(files, context, alike)
+    elif context:
+        raise InvalidValue(f"stored runs take no {', '.join(context)}: name the files that lack it")
+    else:
+        with Store(store_path(db), read_only=True, wait_s=wait) as store:
+            records, rejected = stored_runs(store), []
     if not records:
         lines = "; ".join(f"line {each['line']}: {each['reason']}" for each in rejected[:3])
-        raise InvalidValue(f"no run in {', '.join(map(str, files))}: {lines}")
-    found = score_runs(records, find_profile(profile, db))
+        raise InvalidValue(f"no run in {', '.join(map(str, files or [store_path(db)]))}: {lines}")
+    found = score_runs(records, find_profile(profile, db, wait))
+    if record:
+        with Store(store_path(db), wait_s=wait) as store:
+            recorded = store.save_predictions(found.profile, found.predictions())
+        typer.echo(f"recorded {recorded} predicted figures of stored runs", err=True)
     if rows is not None:
         rows.write_text("".join(dumps(row) + "\n" for row in found.rows()))
     document = found.as_dict()
@@ -123,5 +149,4 @@ def evaluate(
     if document["refused"]:
         typer.echo("")
         print_table("", ["refused", "reason"], refusal_rows(document["refused"]), align="rl")
-    for each in rejected:
-        typer.echo(f"{each['file']} line {each['line']}: {each['reason']}", err=True)
+    print_rejected(rejected)

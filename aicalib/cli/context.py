@@ -37,25 +37,13 @@ def canonical(context: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def spelled_as_in(file: Path, context: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the context with the file's own spelling of a name that means the same.
-
-    The store knows no aliases: "NVIDIA H100 80GB HBM3" in the file and "h100-sxm" as context would contradict
-    each other there.
-    """
-    from perfdb import Rejection
-    from perfdb.readers import read
-
-    spelled = dict(context)
-    names = [name for name in CANONICAL if name in spelled]
-    for record in read(file).records if names else ():
-        if isinstance(record, Rejection):
-            continue
-        for name in names:
-            stated = record.data.get(name)
-            if isinstance(stated, str) and _meaning(name, stated) == context[name]:
-                spelled[name] = stated
-    return spelled
+def alike(key: str, stated: str, given: str) -> bool:
+    """Tell whether a file's text and the context's are spellings of one name, such as "H100" and "h100-sxm"."""
+    return (
+        key in CANONICAL
+        and (meaning := _meaning(key, stated)) is not None
+        and meaning == _meaning(key, given)
+    )
 
 
 def _meaning(name: str, stated: str) -> str | None:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aicalib.cli.output import Db, Json, input_file, print_json, print_table, progress, store_path
+from aicalib.cli.output import (
+    DEFAULT_WAIT_S,
+    Db,
+    Json,
+    Wait,
+    input_file,
+    print_json,
+    print_rejected,
+    print_table,
+    progress,
+    store_path,
+)
+
+if TYPE_CHECKING:
+    from perfdb import IngestReport
 
 app = typer.Typer(help="The store of measured runs.", no_args_is_help=True)
 
@@ -33,6 +49,7 @@ def ingest(
         bool, typer.Option("--strict", help="End with status 2 if any line is rejected.")
     ] = False,
     db: Db = None,
+    wait: Wait = DEFAULT_WAIT_S,
     json: Json = False,
 ) -> None:
     """Take benchmark results into the store.
@@ -40,7 +57,8 @@ def ingest(
     The same file twice changes nothing. Options say what the files lack; a line that says otherwise is
     rejected.
     """
-    from aicalib.cli.context import canonical, spelled_as_in
+    from aicalib.calibrate.limits import refresh_flags
+    from aicalib.cli.context import alike, canonical
     from perfdb import Store
 
     given = {
@@ -49,11 +67,18 @@ def ingest(
     }  # fmt: skip
     context = canonical({name: value for name, value in given.items() if value is not None})
     reports = []
-    with Store(store_path(db)) as store:
+    with Store(store_path(db), wait_s=wait) as store:
         for file in files:
             with progress(f"ingest {file.name}", None) as tick:
-                reports.append((file, store.ingest(file, spelled_as_in(file, context), tick)))
-        store.refresh_flags()
+                reports.append((file, store.ingest(file, context, tick, alike)))
+        refresh_flags(store)
+    total = report_taken(reports, json)
+    if total["kept"] + total["known"] == 0 or (strict and total["rejected"]):
+        raise typer.Exit(2)
+
+
+def report_taken(reports: Sequence[tuple[Path, IngestReport]], as_json: bool) -> dict[str, Any]:
+    """Print what became of files that were taken in; return it as one document."""
     total: dict[str, Any] = {
         "kept": sum(report.kept for _, report in reports),
         "known": sum(report.known for _, report in reports),
@@ -64,34 +89,35 @@ def ingest(
             for each in report.rejected
         ],
     }
-    if json:
+    if as_json:
         print_json(total)
-    else:
-        typer.echo(
-            f"kept {total['kept']} ({total['incomplete']} incomplete), already known {total['known']}, "
-            f"rejected {len(total['rejected'])}"
-        )
-        for each in total["rejected"]:
-            typer.echo(f"  {each['file']} line {each['line']}: {each['reason']}", err=True)
-    if total["kept"] + total["known"] == 0 or (strict and total["rejected"]):
-        raise typer.Exit(2)
+        return total
+    typer.echo(
+        f"kept {total['kept']} ({total['incomplete']} incomplete), already known {total['known']}, "
+        f"rejected {len(total['rejected'])}"
+    )
+    print_rejected(total["rejected"])
+    return total
 
 
 @app.command()
-def info(db: Db = None, json: Json = False) -> None:
+def info(db: Db = None, wait: Wait = DEFAULT_WAIT_S, json: Json = False) -> None:
     """Show what the store holds.
 
     Runs by engine and source, what is incomplete, quality flags, profiles.
     """
     from perfdb import Store
 
-    with Store(store_path(db), read_only=True) as store:
+    with Store(store_path(db), read_only=True, wait_s=wait) as store:
         found = store.info()
+    for each in found["incomplete_runs"]:
+        each["complete"] = _completing(each)
     if json:
         print_json(found)
         return
     found["schema"] = ", ".join(found["schema"])
     found["profiles"] = ", ".join(f"{each['name']}@{each['version']}" for each in found["profiles"]) or "none"
+    incomplete = found.pop("incomplete_runs")
     for key, value in found.items():
         if isinstance(value, dict):
             typer.echo(f"{key}:" if value else f"{key}: none")
@@ -100,18 +126,31 @@ def info(db: Db = None, json: Json = False) -> None:
                 typer.echo(f"  {name:{width}}  {count:>7}")
         else:
             typer.echo(f"{key}: {value}")
+    for each in incomplete:
+        typer.echo(f"{each['runs']} incomplete runs of {each['file']} lack {', '.join(each['missing'])}:")
+        typer.echo(f"  {each['complete']}")
+
+
+def _completing(runs: dict[str, Any]) -> str:
+    """Return the command line that completes the runs of one file."""
+    source = str(runs["source"]).replace("'", "''")
+    keys = " ".join(f"{key}=..." for key in runs["missing"])
+    condition = f"source = '{source}' AND missing = {runs['missing']}"
+    quoted = quote(condition) if set(condition) & set('"$`\\!') else f'"{condition}"'
+    return f"aicalib db set --where {quoted} {keys}"
 
 
 @app.command()
 def sql(
     query: Annotated[str, typer.Argument(help="A query that reads; the view 'runs' has one row a run.")],
     db: Db = None,
+    wait: Wait = DEFAULT_WAIT_S,
     json: Json = False,
 ) -> None:
     """Run a query that reads the store."""
     from perfdb import Store
 
-    with Store(store_path(db), read_only=True) as store:
+    with Store(store_path(db), read_only=True, wait_s=wait) as store:
         rows = store.query(query)
     if json:
         print_json(rows)
@@ -146,12 +185,13 @@ def _cell(value: object) -> str:
 def flag(
     file: Annotated[Path, input_file("JSON lines with source, src_ref, flag and reason.")],
     db: Db = None,
+    wait: Wait = DEFAULT_WAIT_S,
     json: Json = False,
 ) -> None:
     """Set the quality flags that a file names on stored runs."""
     from perfdb import Store
 
-    with Store(store_path(db)) as store:
+    with Store(store_path(db), wait_s=wait) as store:
         applied = store.apply_flags_file(file)
     if json:
         print_json({"applied": applied.applied, "unmatched": applied.unmatched})

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aicalib.cli.output import Db, Json, print_json, print_table, store_path
+from aicalib.cli.output import DEFAULT_WAIT_S, Db, Json, Wait, print_json, print_table, store_path
 
 app = typer.Typer(help="What aicalib knows.", no_args_is_help=True)
 
@@ -128,7 +128,7 @@ def engines(json: Json = False) -> None:
 
 
 @app.command()
-def profiles(db: Db = None, json: Json = False) -> None:
+def profiles(db: Db = None, wait: Wait = DEFAULT_WAIT_S, json: Json = False) -> None:
     """List the shipped profiles and those in the store."""
     from aicalib.profiles import default_profile
     from aicalib.profiles.profile import uncalibrated
@@ -141,7 +141,7 @@ def profiles(db: Db = None, json: Json = False) -> None:
     if path.exists():
         from perfdb import Store
 
-        with Store(path, read_only=True) as store:
+        with Store(path, read_only=True, wait_s=wait) as store:
             found += [{**each, "where": str(path)} for each in store.profiles()]
     if json:
         print_json(found)

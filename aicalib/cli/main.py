@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from aicalib.cli import calibrate, database, lists, predict
+from aicalib.cli import calibrate, database, exchange, lists, predict
 from aicalib.cli.output import fail
 
 app = typer.Typer(
@@ -45,6 +45,11 @@ app.command("predict")(predict.predict)
 app.command("ingest")(database.ingest)
 app.command("calibrate")(calibrate.calibrate)
 app.command("evaluate")(calibrate.evaluate)
+database.app.command("export")(exchange.export)
+database.app.command("import")(exchange.import_)
+database.app.command("merge")(exchange.merge)
+database.app.command("set")(exchange.set_)
+database.app.command("check")(exchange.check)
 app.add_typer(lists.app, name="list")
 app.add_typer(database.app, name="db")
 

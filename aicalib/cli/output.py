@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 PAGE_COLUMNS = 100
 GAP = "  "
 MIN_LAST_COLUMN = 24
+MOST_REJECTED = 20
+"""Lines that were not taken of which a person is told each."""
 """Columns that the broken last column of a table keeps on a narrow terminal."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Db = Annotated[
     Path | None,
     typer.Option("--db", help="The store. Default: $AICALIB_DB, else a file in the user's data folder."),
+]
+DEFAULT_WAIT_S = 30.0
+Wait = Annotated[
+    float,
+    typer.Option("--wait", min=0.0, help="Seconds to wait for another process to let go of the store."),
 ]
 ProfileName = Annotated[
     str,
@@ -63,6 +70,16 @@ def fail(kind: str, message: str, alternatives: Sequence[str], as_json: bool) ->
     return 2
 
 
+def print_rejected(rejected: Sequence[Mapping[str, Any]]) -> None:
+    """Print on stderr what was not taken: `reason`, and where there is one its `file` and `line`."""
+    for each in rejected[:MOST_REJECTED]:
+        line = f" line {each['line']}" if each.get("line") else ""
+        place = f"{each['file']}{line}: " if "file" in each else ""
+        typer.echo(f"  {place}{each['reason']}", err=True)
+    if len(rejected) > MOST_REJECTED:
+        typer.echo(f"  and {len(rejected) - MOST_REJECTED} more: --json lists all", err=True)
+
+
 def store_path(db: Path | None) -> Path:
     """Return the path of the store: the option, else $AICALIB_DB, else the user's data folder."""
     import os
@@ -76,7 +93,7 @@ def store_path(db: Path | None) -> Path:
     return user_data_path("aicalib", ensure_exists=True) / "aicalib.duckdb"
 
 
-def find_profile(name: str, db: Path | None) -> Profile:
+def find_profile(name: str, db: Path | None, wait_s: float = DEFAULT_WAIT_S) -> Profile:
     """Return a profile that is shipped, in a file, or in the store (the newest of its name).
 
     Raises
@@ -93,7 +110,7 @@ def find_profile(name: str, db: Path | None) -> Profile:
     from perfdb import Store, UnknownProfile
 
     stem, _, version = name.partition("@")
-    with Store(path, read_only=True) as store:
+    with Store(path, read_only=True, wait_s=wait_s) as store:
         try:
             text = store.load_profile(stem, version or None)
         except UnknownProfile as error:

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from aicalib.cli.output import Db, Json, ProfileName, find_profile, finite, print_json, store_path
+from aicalib.cli.output import (
+    DEFAULT_WAIT_S,
+    Db,
+    Json,
+    ProfileName,
+    Wait,
+    find_profile,
+    finite,
+    print_json,
+    store_path,
+)
 
 
 def predict(
@@ -77,6 +87,7 @@ def predict(
     ] = None,
     record: Annotated[bool, typer.Option("--record", help="Also keep the prediction in the store.")] = False,
     db: Db = None,
+    wait: Wait = DEFAULT_WAIT_S,
     json: Json = False,
 ) -> None:
     """Predict latency, throughput and memory of one deployment."""
@@ -107,11 +118,11 @@ def predict(
         raise error
     if plot is not None:
         plot_file(plot)
-    found = document(predict_batch(batch, find_profile(profile, db)), 0)
+    found = document(predict_batch(batch, find_profile(profile, db, wait)), 0)
     if record:
         from perfdb import Store
 
-        with Store(store_path(db)) as store:
+        with Store(store_path(db), wait_s=wait) as store:
             store.save_prediction(finite(found))
     if plot is not None and found["status"] == "ok":
         accelerator = batch.identities[batch.codes[0]].accelerator

@@ -105,7 +105,7 @@ def refused_lines(found: Startups) -> Iterator[str]:
 
 def table(file: Path) -> str:
     """Return the whole section between the marks."""
-    records, _ = read_runs([(file, {})])
+    records, _ = read_runs([file])
     found = evaluate_startups(records)
     parts = [[*refused_lines(found)], [*summary_lines(found)], [*deployment_lines(found)]]
     return "\n\n".join("\n".join(lines) for lines in parts)
