@@ -401,7 +401,7 @@ def test_stages_hold_their_layers_and_one_table():
 
 @pytest.fixture(scope="module")
 def logged():
-    records, rejected = read_runs([(STARTUPS, {})])
+    records, rejected = read_runs([STARTUPS])
     assert rejected == []
     return evaluate_startups(records)
 
@@ -448,7 +448,7 @@ def test_evaluate_scores_starts_beside_runs(tmp_path):
     file.write_text(
         "".join(line + "\n" for line in STARTUPS.read_text().splitlines() if "llm-d-planner" in line)
     )
-    records, _ = read_runs([(file, {})])
+    records, _ = read_runs([file])
     found = evaluate(records, default_profile()).as_dict()
     assert found["metrics"]["tpot_ms"]["n"] == 0
     assert found["metrics"]["max_total_tokens"]["n"] >= 30
