@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perfdb.canonical import same
 from perfdb.keys import KEYS
@@ -36,6 +36,8 @@ class IngestReport:
         Keys that incomplete runs lack, with their number.
     steps : int
         Engine steps of a server log that are new.
+    unmatched : list of dict
+        The `match` of every `[[run]]` table of the file's sidecar that no run of it met.
     """
 
     kept: int = 0
@@ -44,6 +46,7 @@ class IngestReport:
     rejected: list[Rejection] = field(default_factory=list)
     missing: dict[str, int] = field(default_factory=dict)
     steps: int = 0
+    unmatched: list[dict[str, Any]] = field(default_factory=list)
 
 
 def absorb(connection: duckdb.DuckDBPyConnection) -> IngestReport:
@@ -110,6 +113,18 @@ def _weigh(connection: duckdb.DuckDBPyConnection) -> None:
         FROM met JOIN {side} n ON met.new_id = n.run_id JOIN {stored} o ON met.old_id = o.run_id
         """
     )
+    # Equal lines of one file may be several runs, told apart by their place: the same place goes first.
+    run(
+        """
+        CREATE OR REPLACE TEMP TABLE settled AS
+        SELECT DISTINCT ON (s.number) s.number, v.*
+        FROM verdicts v
+        JOIN side.run_sources s ON s.run_id = v.new_id AND s.line_sha256 = v.line_sha256
+        LEFT JOIN store.run_sources o
+            ON o.run_id = v.old_id AND o.file_sha256 = s.file_sha256 AND o.line = s.line
+        ORDER BY s.number, known DESC, completes DESC, o.number IS NULL, old_id
+        """
+    )
     run(
         """
         CREATE OR REPLACE TEMP TABLE weighed AS
@@ -117,10 +132,7 @@ def _weigh(connection: duckdb.DuckDBPyConnection) -> None:
             CASE WHEN NOT v.known AND v.completes THEN v.old_id END AS replaced_id,
             CASE WHEN NOT v.known AND NOT v.completes THEN v.reason END AS reason
         FROM side.run_sources s
-        LEFT JOIN (
-            SELECT DISTINCT ON (new_id, line_sha256) * FROM verdicts
-            ORDER BY new_id, line_sha256, known DESC, completes DESC, old_id
-        ) v ON v.new_id = s.run_id AND v.line_sha256 = s.line_sha256
+        LEFT JOIN settled v USING (number)
         """
     )
 
@@ -210,7 +222,10 @@ def _supersede(connection: duckdb.DuckDBPyConnection) -> None:
     run(
         """
         CREATE OR REPLACE TEMP TABLE replaced AS
-        SELECT DISTINCT replaced_id, kept_id, line_sha256, context FROM weighed WHERE replaced_id IS NOT NULL
+        SELECT DISTINCT ON (s.number) s.number, replaced_id, kept_id, w.context
+        FROM weighed w
+        JOIN store.run_sources s ON s.run_id = replaced_id AND s.line_sha256 = w.line_sha256
+        ORDER BY s.number, s.file_sha256 != w.file_sha256, s.line != w.line, kept_id, w.number
         """
     )
     if not run("SELECT count(*) FROM replaced").fetchall()[0][0]:
@@ -218,7 +233,7 @@ def _supersede(connection: duckdb.DuckDBPyConnection) -> None:
     run(
         """
         UPDATE store.run_sources AS s SET run_id = r.kept_id, context = coalesce(r.context, s.context)
-        FROM replaced r WHERE s.run_id = r.replaced_id AND s.line_sha256 = r.line_sha256
+        FROM replaced r WHERE s.number = r.number
         """
     )
     run(
@@ -268,7 +283,7 @@ def _kernels(connection: duckdb.DuckDBPyConnection, report: IngestReport) -> Non
 
 
 def _rest(connection: duckdb.DuckDBPyConnection) -> None:
-    """Insert raw lines, files, refused lines, profiles and predictions that are new."""
+    """Insert raw lines, files, refused lines, profiles and recorded answers that are new."""
     _add(connection, "raw_lines", "line_sha256")
     _add(connection, "files", "sha256")
     connection.execute(
@@ -276,7 +291,4 @@ def _rest(connection: duckdb.DuckDBPyConnection) -> None:
     )
     connection.execute("INSERT INTO store.rejected_lines FROM side.rejected_lines")
     _add(connection, "profiles", "name, version")
-    _add(connection, "profile_runs", "name, version")
     _add(connection, "predictions", "prediction_id")
-    _add(connection, "predicted", "profile, run_id, metric")
-    _add(connection, "superseded_runs", "run_id, by_run_id")

@@ -144,8 +144,10 @@ def amend(
             ).fetchall()
             if run_id in reasons
         ]
+        # A run may have become what another chosen one is already.
+        left = "SELECT run_id FROM chosen ANTI JOIN completed ON chosen.run_id = completed.by_run_id"
         for table in ("run_sources", "run_records"):
-            run(f"DELETE FROM {table} WHERE run_id IN (SELECT run_id FROM chosen)")
+            run(f"DELETE FROM {table} WHERE run_id IN ({left})")
         now = "FROM completed JOIN run_records r ON r.run_id = by_run_id"
         done.changed, done.incomplete = run(
             f"SELECT count(*), count(*) FILTER (status = 'incomplete') {now}"

@@ -79,7 +79,7 @@ def judge(connection: duckdb.DuckDBPyConnection, alike: Alike | None = None) -> 
     clashing = [key for key in here if key in told]
     if clashing:
         _find_clashes(connection, clashing, alike)
-    problems = [_WRONG, *([_TWICE] if twice else []), *([_CLASHES] if clashing else [])]
+    problems = [*([_TWICE] if twice else []), _WRONG, *([_CLASHES] if clashing else [])]
     run(f"CREATE OR REPLACE TEMP TABLE problems AS {_first(problems)}")
     run(
         """
@@ -288,8 +288,11 @@ def _suspects(given: Iterable[str]) -> str:
 
 
 def _first(problems: Iterable[str]) -> str:
-    """Return the query of one problem of each record that has any."""
-    return f"SELECT line, first(problem) AS problem FROM ({' UNION ALL '.join(problems)}) GROUP BY line"
+    """Return the query of one problem of each record that has any: of the first query that names one."""
+    placed = " UNION ALL ".join(
+        f"SELECT *, {place} AS place FROM ({one})" for place, one in enumerate(problems)
+    )
+    return f"SELECT line, first(problem ORDER BY place, problem) AS problem FROM ({placed}) GROUP BY line"
 
 
 _TWICE = """

@@ -211,8 +211,24 @@ def _refuse_profiles(connection: duckdb.DuckDBPyConnection) -> list[Rejection]:
 
 
 def _take_lineage(connection: duckdb.DuckDBPyConnection) -> None:
-    """Insert which runs the profiles were fitted on and what they predict of runs that are, or were, stored."""
+    """Insert which runs took the place of others, which the profiles were fitted on, and what they predict.
+
+    What speaks of runs that were refused stays away; what was lost with a damaged store may come again.
+    """
     run = connection.execute
+    known, there = (
+        f"(SELECT run_id FROM {name}.run_records UNION ALL SELECT run_id FROM {name}.superseded_runs)"
+        for name in ("store", "side")
+    )
+    fresh = True
+    while fresh:  # one run may have taken the place of another that did so itself
+        fresh = run(
+            f"""
+            INSERT INTO store.superseded_runs BY NAME
+            FROM side.superseded_runs ANTI JOIN store.superseded_runs USING (run_id, by_run_id)
+            WHERE by_run_id IN {known} OR by_run_id NOT IN {there}
+            """
+        ).fetchall()[0][0]
     run(
         """
         INSERT INTO store.profile_runs BY NAME
@@ -220,10 +236,9 @@ def _take_lineage(connection: duckdb.DuckDBPyConnection) -> None:
         """
     )
     run(
-        """
+        f"""
         INSERT INTO store.predicted BY NAME
-        FROM side.predicted ANTI JOIN store.predicted USING (profile, run_id, metric)
-        WHERE run_id IN (SELECT run_id FROM store.run_records UNION ALL SELECT run_id FROM store.superseded_runs)
+        FROM side.predicted ANTI JOIN store.predicted USING (profile, run_id, metric) WHERE run_id IN {known}
         """
     )
 

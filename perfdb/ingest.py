@@ -38,17 +38,19 @@ def ingest(
     alike : callable, optional
         Tells of a key, the file's text and the context's whether they are spellings of one name.
     """
+    beside = None
     large = path.stat().st_size >= LARGE_BYTES
     with workspace(store if large else None) as connection:
         if aiconfigurator_kernels.is_parquet(path):
             _stage_kernels(connection, path, context, progress)
         else:
-            beside = sidecar.find(path)
-            stage(
-                connection, path, context, None if beside is None else sidecar.read(beside), progress, alike
-            )
+            found = sidecar.find(path)
+            beside = sidecar.read(found) if found else None
+            stage(connection, path, context, beside, progress, alike)
         with attached(connection, store, False, wait_s), transaction(connection):
-            return absorb(connection)
+            report = absorb(connection)
+    report.unmatched = beside.unused() if beside else []
+    return report
 
 
 def _stage_kernels(

@@ -16,7 +16,7 @@ from perfdb import startups
 from perfdb.canonical import FOUND, judge
 from perfdb.keys import CONFIGURATION, KEYS, PROVENANCE
 from perfdb.readers import format_of, runs
-from perfdb.readers.framing import Piece
+from perfdb.readers.framing import SPACE, Piece
 from perfdb.readers.redact import SUSPICIOUS
 from perfdb.readers.source import Source, read_object
 from perfdb.record import Alike, BadRecord, Record, Rejection
@@ -178,7 +178,7 @@ def _take_lines(connection: duckdb.DuckDBPyConnection, path: Path, look: Look, f
         """
         CREATE TEMP TABLE careful AS
         SELECT rowid + 1 AS line, text FROM lines
-        WHERE CASE WHEN json_valid(text) THEN json_type(text) != 'OBJECT' ELSE true END
+        WHERE NOT (starts_with(text, '{') AND ends_with(text, '}') AND json_valid(text))
             OR strlen(text) > $2 OR regexp_matches(text, $1, 'i')
         """,
         [SUSPICIOUS, LARGEST_VALUE],
@@ -192,7 +192,7 @@ def _take_lines(connection: duckdb.DuckDBPyConnection, path: Path, look: Look, f
         run(
             f"""
             CREATE OR REPLACE TEMP VIEW found AS
-            SELECT rowid + 1 AS line, text, text AS data, (SELECT context FROM given) AS context,
+            SELECT rowid + 1 AS line, text, TRY_CAST(text AS JSON) AS data, (SELECT context FROM given) AS context,
                 CAST(NULL AS JSON) AS inferred, CAST(NULL AS JSON) AS stated
             FROM lines WHERE rowid >= {start} AND rowid < {end} AND rowid + 1 NOT IN (SELECT line FROM careful)
             UNION ALL FROM {finder.table}
@@ -214,8 +214,7 @@ def _careful(connection: duckdb.DuckDBPyConnection, after: int, last: int) -> It
 
 def _records(rows: Iterable[tuple[int, str]]) -> Iterable[Record | Rejection]:
     for number, text in rows:
-        if text.strip():
-            raw = text.encode()
+        if raw := text.encode().strip(SPACE):
             found = read_object(Piece(number, raw, len(raw)))
             yield found if isinstance(found, Rejection) else Record(number, found.text, found.data)
 
@@ -376,8 +375,10 @@ def put_runs(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(
         f"""
         INSERT INTO configurations BY NAME
-        SELECT DISTINCT ON (config_id) config_id, {", ".join(CONFIGURATION)}
-        FROM judged ANTI JOIN configurations USING (config_id) WHERE reason IS NULL
+        SELECT config_id, {", ".join(CONFIGURATION)}
+        FROM judged
+        SEMI JOIN (SELECT min(line) AS line FROM judged WHERE reason IS NULL GROUP BY config_id) USING (line)
+        ANTI JOIN configurations USING (config_id)
         """
     )
     others = ", ".join(key for key in KEYS if key not in CONFIGURATION)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +27,8 @@ SIZES: Final = (
 """Keys whose value is a size in GiB, not negative."""
 
 SHARES: Final = ("mem_fraction",)
+LARGEST: Final = 1e300
+"""No number that was logged is larger; integers beyond it have no place among floats."""
 TEXTS: Final = ("engine", "engine_version", "gpu", "model", "weight_quant", "kv_dtype", "attention")
 ANSWERS: Final = ("max_total_tokens", "kv_gib", "avail_mem_after_load_gib", "weights_gib")
 """What a record must hold one of: without any, nothing was logged."""
@@ -96,8 +97,8 @@ def _checked(name: str, value: Any) -> Any:
         return fold(value) if name == "engine" else value
     if name not in (*COUNTS, *SIZES, *SHARES):
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise BadRecord(f"{name} is {value!r}: not a number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+        raise BadRecord(f"{name} is {str(value)[:80]}: not a number that can be")
     if name in COUNTS and (value <= 0 or value != int(value)):
         raise BadRecord(f"{name} is {value!r}: not a positive whole number")
     if name in SHARES and not 0 < value <= 1:

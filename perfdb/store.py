@@ -5,6 +5,7 @@ No method holds the file longer than it works, so that several processes can sha
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -259,7 +260,8 @@ class Store:
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Answer one SQL query; the view `runs` has one row a run.
 
-        Values are what JSON knows: times are ISO texts, JSON columns are parsed.
+        Values are what JSON knows: times are ISO texts, JSON columns are parsed. Of several columns of one name
+        the later ones are numbered: `a`, `a_1`.
 
         Raises
         ------
@@ -267,7 +269,7 @@ class Store:
             If the statement would write, is not one statement, or is not understood.
         """
         with self._selected(sql) as cursor:
-            names = [column[0] for column in cursor.description]
+            names = _told_apart([column[0] for column in cursor.description])
             parsed = [str(column[1]) == "JSON" for column in cursor.description]
             rows = cursor.fetchall()
         return [
@@ -558,6 +560,15 @@ def _flag_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if absent:
             raise FlagsFileError(f"{path} line {number} lacks {', '.join(sorted(absent))}")
         yield number, entry
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Return the names, with a number behind those that stand before, so that no column hides another."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        found.append(next(each for each in itertools.chain([name], numbered) if each not in found))
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import perfdb
+
 ROOT = Path(__file__).parent.parent
 MEASUREMENTS = ROOT / "measurements"
 
@@ -16,3 +18,10 @@ def published():
     """The published runs as they stand in their file."""
     with (MEASUREMENTS / "runs.jsonl").open() as lines:
         return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def store(tmp_path):
+    """An empty store."""
+    with perfdb.Store(tmp_path / "store.duckdb") as opened:
+        yield opened

@@ -9,22 +9,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from stores import answer, write
 
 import perfdb
-from aicalib.cli.main import main
 from perfdb.amend import typed
 
 RUN = {
     "engine": "sglang", "model": "Qwen/Qwen3-32B", "isl": 1024, "osl": 256, "load": "closed", "concurrency": 8,
     "mean_tpot_ms": 10.0, "server": {"mode": None, "shares": [0.1, 1e-9]},
 }  # fmt: skip
-
-
-def write(path: Path, *rows: object) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def tables(store: perfdb.Store) -> dict[str, list[str]]:
@@ -208,6 +203,7 @@ SOURCE = "* EXCLUDE (number, context)"
 
 @settings(max_examples=5, deadline=None)
 @given(SETTABLE)
+@example({"tp": 8, "osl": 256})
 def test_set_is_as_if_ingested_with_that_context(context):
     bare = {name: value for name, value in RUN.items() if name != "osl"}
     rows = [bare, bare | {"gpu": "h100_sxm", "any": {"deep": [None]}}, bare | {"osl": 256, "tp": 8}]
@@ -265,13 +261,6 @@ def test_typed_values(name, text, value):
 def test_texts_that_are_no_such_value(name, text, told):
     with pytest.raises(perfdb.ContextRefused, match=told):
         typed(name, text)
-
-
-def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int | str | None, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main([str(argument) for argument in arguments])
-    told = capsys.readouterr()
-    return left.value.code, told.out, told.err
 
 
 def test_the_command(store, capsys):

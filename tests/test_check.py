@@ -9,12 +9,11 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from stores import answer, content
 
 import perfdb
-from aicalib.cli.main import main
 from perfdb.check import Finding, check, salvage
 from perfdb.folder import Manifest
-from perfdb.tables import tables
 
 FLIPS = 30
 HEADER_BYTES, BLOCK_BYTES = 3 * 4096, 262_144
@@ -27,19 +26,6 @@ RUN = {
     "engine": "sglang", "gpu": "h100_sxm", "model": "Qwen/Qwen3-32B", "isl": 1024, "osl": 256, "load": "closed",
     "mean_tpot_ms": 10.0, "any": {"deep": [None]},
 }  # fmt: skip
-
-
-def content(path: Path) -> dict[str, list[str]]:
-    """Every row of every table of a store, as text."""
-    with duckdb.connect() as connection:
-        connection.execute(f"ATTACH '{path}' AS store (READ_ONLY)")
-        return {
-            table: sorted(
-                str(row)
-                for row in connection.execute(f"SELECT COLUMNS(*)::VARCHAR FROM store.{table}").fetchall()
-            )
-            for table in tables(connection, "store")
-        }
 
 
 @pytest.fixture(scope="module")
@@ -250,13 +236,6 @@ def test_nothing_is_saved_of_a_file_without_a_catalog(copy, tmp_path):
 def test_a_folder_that_holds_something_is_not_saved_into(copy, tmp_path):
     with pytest.raises(perfdb.FolderTaken):
         salvage(copy, tmp_path)
-
-
-def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int | str | None, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main([str(argument) for argument in arguments])
-    told = capsys.readouterr()
-    return left.value.code, told.out, told.err
 
 
 def test_the_command(sound, copy, tmp_path, capsys):

@@ -11,12 +11,12 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stores import answer, content, write
 
 import perfdb
-from aicalib.cli.main import main
 from perfdb import migrations
+from perfdb.check import check
 from perfdb.folder import Manifest
-from perfdb.tables import tables
 
 MEASUREMENTS = Path(__file__).parent.parent / "measurements"
 RUN = {
@@ -26,25 +26,6 @@ RUN = {
 ODD_NAMES = [
     "h100_sxm", "a/b", "..", "x=y", "%2F", "NULL", "__HIVE_DEFAULT_PARTITION__", "123", "it's", "ü *?[x]", "g" * 300,
 ]  # fmt: skip
-
-
-def write(path: Path, *rows: object) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return path
-
-
-def content(path: Path, but: tuple[str, ...] = ()) -> dict[str, list[str]]:
-    """Every row of every table of a store, as text."""
-    with duckdb.connect() as connection:
-        connection.execute(f"ATTACH '{path}' AS store (READ_ONLY)")
-        return {
-            table: sorted(
-                str(row)
-                for row in connection.execute(f"SELECT COLUMNS(*)::VARCHAR FROM store.{table}").fetchall()
-            )
-            for table in tables(connection, "store")
-            if table not in but
-        }
 
 
 def kernel_table(path: Path) -> Path:
@@ -508,13 +489,6 @@ def test_kernel_timings_of_a_device_and_table_of_ones_own(tmp_path):
     assert duckdb.sql(f"FROM '{path}'").fetchall() == [("VLLM", "1/2", "My GPU (x)", "o", "k", 1)]
 
 
-def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int | str | None, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main([str(argument) for argument in arguments])
-    told = capsys.readouterr()
-    return left.value.code, told.out, told.err
-
-
 def test_the_commands(full, tmp_path, capsys):
     status, out, _ = answer(
         capsys, "db", "export", tmp_path / "e", "--format", "jsonl", "--db", full, "--json"
@@ -543,3 +517,17 @@ def test_a_merge_that_brings_nothing_but_contradictions_is_refused(tmp_path, cap
     status, _, err = answer(capsys, "db", "merge", b.path, "--db", a.path)
     assert status == 2
     assert "gpu is stored as h100_sxm and now said to be l40s" in err
+
+
+def test_what_is_refused_leaves_no_trace_that_leads_nowhere(tmp_path):
+    a, b = two_stores(tmp_path)
+    path = write(tmp_path / "a.jsonl", RUN)
+    b.ingest(path)
+    b.ingest(path, {"gpu": "l40s"})
+    run_id = b.query("SELECT run_id FROM runs")[0]["run_id"]
+    b.save_profile("team", 1, "{}", [run_id])
+    figure = {"metric": "tpot_ms", "value": 9.0, "low": 8.0, "high": 11.0, "origin": "calibrated"}
+    b.save_predictions("team@1", [figure | {"run_id": run_id}])
+    a.ingest(path, {"gpu": "h100_sxm"})
+    assert len(a.merge(b.path).rejected) == 1
+    assert check(a.path) == []

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stores import answer, write
 
+import perfdb
+from perfdb.check import check
 from perfdb.errors import SidecarError, StoreError
 from perfdb.keys import KEYS
 from perfdb.sidecar import find, read
@@ -205,3 +208,50 @@ def test_any_text_is_a_sidecar_or_a_named_error(tmp_path_factory, lines):
 def test_near_misses_are_from_the_keys(tmp_path):
     assert "did you mean concurrency" in refusal(tmp_path, "concurency = 4")
     assert Path(refusal(tmp_path, "x = 1").split(":")[0]).name == "results.toml"
+
+
+def test_equal_lines_that_a_sidecar_tells_apart_keep_their_places(tmp_path):
+    path = tmp_path / "a.jsonl"
+    line = {
+        "engine": "sglang",
+        "model": "m",
+        "gpu": "l40s",
+        "isl": 8,
+        "osl": 8,
+        "load": "burst",
+        "mean_tpot_ms": 9.0,
+    }
+    path.write_text(2 * (json.dumps(line) + "\n"))
+    store = perfdb.Store(tmp_path / "store.duckdb")
+    assert store.ingest(path).kept == 1
+    beside = tmp_path / "a.toml"
+    beside.write_text("".join(f"[[run]]\nmatch = {{line = {each}}}\ntp = {each}\n" for each in (1, 2)))
+    wanted = [{"line": 1, "tp": 1}, {"line": 2, "tp": 2}]
+    for kept, known in ((2, 0), (0, 2)):
+        report = store.ingest(path)
+        assert (report.kept, report.known, report.rejected) == (kept, known, [])
+    beside.unlink()
+    assert store.ingest(path).known == 2
+    other = perfdb.Store(tmp_path / "other.duckdb")
+    other.ingest(path)
+    other.merge(store.path)
+    for each in (store, other):
+        found = each.query(
+            "SELECT line, tp FROM run_sources JOIN run_records USING (run_id) JOIN configurations USING (config_id) "
+            "ORDER BY ALL"
+        )
+        assert found == wanted
+        assert check(each.path) == []
+
+
+def test_what_no_run_met_and_what_runs_lack_is_told(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", {"engine": "sglang", "gpu": "l40s", "osl": 8, "mean_tpot_ms": 9.0})
+    (tmp_path / "a.toml").write_text("[[run]]\nmatch = {line = 7}\ntp = 2\n")
+    db = ["--db", tmp_path / "store.duckdb"]
+    status, out, err = answer(capsys, "ingest", path, *db)
+    assert (status, out) == (
+        0, "kept 1 (1 incomplete, lacking isl (1), load (1), model (1)), already known 0, rejected 0\n",
+    )  # fmt: skip
+    assert err == f"  {path}: no run meets the [[run]] of its sidecar with line = 7\n"
+    told = json.loads(answer(capsys, "ingest", path, *db, "--json")[1])
+    assert (told["known"], told["unmatched"]) == (1, [{"file": str(path), "match": {"line": 7}}])

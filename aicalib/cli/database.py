@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,11 +56,11 @@ def ingest(
     """Take benchmark results into the store.
 
     The same file twice changes nothing. Options say what the files lack; a line that says otherwise is
-    rejected.
+    rejected. Of several files one that cannot be read is told, with status 2, and the others are taken in.
     """
     from aicalib.calibrate.limits import refresh_flags
     from aicalib.cli.context import alike, canonical
-    from perfdb import Store
+    from perfdb import ContextRefused, SidecarError, Store, UnknownFormat
 
     given = {
         "model": model, "gpu": gpu, "tp": tp, "pp": pp, "dp": dp, "ep": ep, "engine": engine,
@@ -67,34 +68,53 @@ def ingest(
     }  # fmt: skip
     context = canonical({name: value for name, value in given.items() if value is not None})
     reports = []
+    refused = []
     with Store(store_path(db), wait_s=wait) as store:
         for file in files:
-            with progress(f"ingest {file.name}", None) as tick:
-                reports.append((file, store.ingest(file, context, tick, alike)))
+            try:
+                with progress(f"ingest {file.name}", None) as tick:
+                    reports.append((file, store.ingest(file, context, tick, alike)))
+            except (UnknownFormat, SidecarError, ContextRefused) as error:
+                if len(files) == 1:
+                    raise
+                refused.append({"file": str(file), "reason": str(error)})
         refresh_flags(store)
-    total = report_taken(reports, json)
-    if total["kept"] + total["known"] == 0 or (strict and total["rejected"]):
+    total = report_taken(reports, json, refused)
+    if refused or total["kept"] + total["known"] == 0 or (strict and total["rejected"]):
         raise typer.Exit(2)
 
 
-def report_taken(reports: Sequence[tuple[Path, IngestReport]], as_json: bool) -> dict[str, Any]:
-    """Print what became of files that were taken in; return it as one document."""
+def report_taken(
+    reports: Sequence[tuple[Path, IngestReport]], as_json: bool, refused: Sequence[Mapping[str, str]] = ()
+) -> dict[str, Any]:
+    """Print what became of files that were taken in, or refused as a whole; return it as one document."""
     total: dict[str, Any] = {
         "kept": sum(report.kept for _, report in reports),
         "known": sum(report.known for _, report in reports),
         "incomplete": sum(report.incomplete for _, report in reports),
+        "missing": dict(sum((Counter(report.missing) for _, report in reports), Counter())),
         "rejected": [
             {"file": str(file), "line": each.line, "reason": each.reason}
             for file, report in reports
             for each in report.rejected
         ],
+        "unmatched": [
+            {"file": str(file), "match": match} for file, report in reports for match in report.unmatched
+        ],
+        "refused": refused,
     }
+    for each in refused:
+        typer.echo(f"error: {each['reason']}", err=True)
+    for each in total["unmatched"]:
+        said = ", ".join(f"{key} = {value!r}" for key, value in each["match"].items())
+        typer.echo(f"  {each['file']}: no run meets the [[run]] of its sidecar with {said}", err=True)
     if as_json:
         print_json(total)
         return total
+    lack = ", ".join(f"{key} ({count})" for key, count in total["missing"].items())
+    incomplete = f"{total['incomplete']} incomplete" + (f", lacking {lack}" if lack else "")
     typer.echo(
-        f"kept {total['kept']} ({total['incomplete']} incomplete), already known {total['known']}, "
-        f"rejected {len(total['rejected'])}"
+        f"kept {total['kept']} ({incomplete}), already known {total['known']}, rejected {len(total['rejected'])}"
     )
     print_rejected(total["rejected"])
     return total

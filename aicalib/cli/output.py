@@ -66,7 +66,7 @@ def fail(kind: str, message: str, alternatives: Sequence[str], as_json: bool) ->
         print_json({"error": {"kind": kind, "message": message, "alternatives": list(alternatives)}})
     sys.stderr.write(f"error: {message}\n")
     if alternatives and not any(each in message for each in alternatives):
-        sys.stderr.write(f"what would work: {', '.join(alternatives[:12])}\n")
+        sys.stderr.write(f"what would work: {'; '.join(alternatives[:12])}\n")
     return 2
 
 
@@ -124,7 +124,10 @@ def find_profile(name: str, db: Path | None, wait_s: float = DEFAULT_WAIT_S) -> 
 
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """Show a progress bar on stderr where that is a terminal; yields a call that advances it by one."""
+    """Show a progress bar on stderr where that is a terminal; yields a call that advances it by one.
+
+    Without a total the call may be given the number of lines that are done, which is shown.
+    """
     if not sys.stderr.isatty():
         yield lambda *_: None
         return
@@ -133,7 +136,14 @@ def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda *_: bar.advance(task)
+
+        def tick(*done: int) -> None:
+            if total is None and done:
+                bar.update(task, description=f"{what}: {done[0]:,} lines")
+            else:
+                bar.advance(task)
+
+        yield tick
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> None:
@@ -157,7 +167,11 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
     if title:
         typer.echo(title)
     for number, row in enumerate(cells):
-        first, *more = textwrap.wrap(row[-1], widths[-1]) if align[-1] == "l" and row[-1] else row[-1:]
+        first, *more = (
+            textwrap.wrap(row[-1], widths[-1], break_on_hyphens=False)
+            if align[-1] == "l" and row[-1]
+            else row[-1:]
+        )
         fields = zip([*row[:-1], first], widths, align, strict=True)
         line = [f"{cell:{'<' if side == 'l' else '>'}{width}}" for cell, width, side in fields]
         typer.echo(GAP.join(line).rstrip())

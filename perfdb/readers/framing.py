@@ -16,7 +16,8 @@ LARGEST_BYTES: Final = 200 * 2**20
 """Largest JSON value, and longest line, that is read."""
 
 CHUNK_BYTES: Final = 2**20
-_SPACE: Final = b" \t\r\n"
+SPACE: Final = b" \t\r\n"
+"""What JSON lets stand around a value."""
 _BETWEEN: Final = re.compile(rb"[ \t\r\n,]*+")
 _SCALAR: Final = re.compile(STRING_BYTES.pattern + rb"|[^\[{][^,\[\]{}\r\n]*+", re.DOTALL)
 _UTF16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -90,7 +91,7 @@ def lines(path: Path) -> Iterator[Piece]:
             number += 1
             size = len(line)
             if line.endswith(b"\n") or size <= LARGEST_BYTES:
-                line = line.strip(_SPACE)
+                line = line.strip(SPACE)
                 size = len(line)
             else:
                 line = line[:CHUNK_BYTES]
@@ -110,17 +111,17 @@ def is_document(path: Path) -> bool:
     with open_bytes(path) as file:
         first = last = _next(file)
         if first[:1] == b"[":
-            inside = first[1:].lstrip(_SPACE) or _next(file)
+            inside = first[1:].lstrip(SPACE) or _next(file)
             return inside[:1] in (b"{", b"]")
         if first[:1] != b"{":
             return False
         size = len(first)
         while not last.endswith(b"\n") and (part := file.readline(CHUNK_BYTES)):
-            last = part if part.strip(_SPACE) else last.strip(_SPACE) + part
+            last = part if part.strip(SPACE) else last.strip(SPACE) + part
             size += len(part)
             if size > LARGEST_BYTES:
                 return False
-        if last.rstrip(_SPACE).endswith(b"}"):
+        if last.rstrip(SPACE).endswith(b"}"):
             return False
         return _next(file)[:1] not in (b"", b"{")
 
@@ -128,7 +129,7 @@ def is_document(path: Path) -> bool:
 def _next(file: BinaryIO) -> bytes:
     """Return the beginning of the next line that is not blank, without the space before it."""
     while part := file.readline(CHUNK_BYTES):
-        if part := part.lstrip(_SPACE):
+        if part := part.lstrip(SPACE):
             return part
     return b""
 
