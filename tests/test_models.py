@@ -585,8 +585,8 @@ NVFP4 = {"num_bits": 4, "type": "float", "group_size": 16}
         ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8_block", "fp8_block"),
         ({"quant_method": "fp8", "activation_scheme": "dynamic"}, "fp8", "fp8"),
         ({"quant_method": "fp8", "activation_scheme": "static"}, "fp8_static", "fp8_static"),
-        ({"quant_method": "awq", "bits": 4}, "awq_int4", "awq_int4"),
-        ({"quant_method": "gptq", "bits": 8}, "gptq_int8", "gptq_int8"),
+        ({"quant_method": "awq", "bits": 4}, "int4_wo:awq", "int4_wo:awq"),
+        ({"quant_method": "gptq", "bits": 8}, "int8_wo:gptq", "int8_wo:gptq"),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4", "nvfp4"),
         (
             {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]},
@@ -612,8 +612,8 @@ NVFP4 = {"num_bits": 4, "type": "float", "group_size": 16}
                     }
                 },
             },
-            "w8a8_int8",
-            "w8a8_int8",
+            "sq",
+            "sq",
         ),
         (
             {
@@ -622,8 +622,8 @@ NVFP4 = {"num_bits": 4, "type": "float", "group_size": 16}
                     "group_0": {"weights": {"num_bits": 8, "type": "int"}, "input_activations": None}
                 },
             },
-            "w8a16",
-            "w8a16",
+            "int8_wo",
+            "int8_wo",
         ),
         (
             {
@@ -650,7 +650,8 @@ def test_experts_beside_fp8_may_be_fp4(name):
 def test_an_unknown_format_of_experts_is_handed_on():
     stored = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     arch = read({**QWEN3_MOE, "quantization_config": stored, "expert_dtype": "fp3"})
-    assert (arch.weight_format, arch.expert_weight_format) == ("fp8_block", "fp3")
+    assert (arch.weight_format, arch.expert_weight_format) == ("fp8 of unknown layout",) * 2
+    assert any("fp3" in note for note in arch.notes)
 
 
 def test_a_missing_dtype_is_said():

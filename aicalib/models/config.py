@@ -6,7 +6,6 @@ transformer because its keys happen to be there. What a class leaves unsaid stan
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -21,6 +20,7 @@ from aicalib.models.attention import mixers
 from aicalib.models.checkpoint import weight_formats
 from aicalib.models.layers import number_of_layers
 from aicalib.models.reader import Reader
+from aicalib.quant.checkpoint import json_object, with_modelopt
 
 Config = Mapping[str, Any]
 
@@ -67,7 +67,7 @@ def architecture_from_config(
         if traits.get("blocks")
         else feed_forward.parts(read, traits, layers)
     )
-    dense, routed, assumed = weight_formats(config, text, experts=feed.get("moe_layers", 0) > 0)
+    dense, routed, assumed = weight_formats(config, experts=feed.get("moe_layers", 0) > 0)
     return Architecture(
         name=name,
         hf_id=hf_id,
@@ -91,34 +91,15 @@ def architecture_from_config(
 def load_config(path: str | Path) -> dict[str, Any]:
     """Read a `config.json`, given the file or the folder that holds it.
 
-    A folder's `hf_quant_config.json` (NVIDIA ModelOpt) stands in for a missing `quantization_config`.
+    What NVIDIA ModelOpt writes into `hf_quant_config.json` beside it fills a missing `quantization_config`.
 
     Raises
     ------
     InvalidValue
-        There is no such file, or it is not a JSON object.
+        There is no such file, it is not a JSON object, or the two files contradict each other.
     """
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
-    config = _json_object(file)
-    beside = file.with_name("hf_quant_config.json")
-    if "quantization_config" not in config and beside.is_file():
-        config["quantization_config"] = {
-            "quant_method": "modelopt",
-            **_json_object(beside).get("quantization", {}),
-        }
-    return config
-
-
-def _json_object(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidValue(f"there is no {file.name} in {file.parent}") from None
-    except (OSError, ValueError) as error:
-        raise InvalidValue(f"cannot read {file}: {error}") from error
-    if not isinstance(content, dict):
-        raise InvalidValue(f"{file} is not a JSON object")
-    return content
+    return with_modelopt(json_object(file), file.parent)
 
 
 @cache
