@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT := out
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench profile kernel-fit kernel-tables memory-table clean
+.PHONY: setup demo test lint bench profile kernel-fit kernel-tables memory-table check-engines clean
 
 setup: $(READY)
 
@@ -56,6 +56,14 @@ kernel-tables: setup
 # Write the table of predicted and logged KV pools anew.
 memory-table: setup
 	$(BIN)/python -m aicalib.report.memory_table measurements/startup.jsonl docs/memory.md
+
+# Hold the shipped flags, every line of launch, our refusals and our answers on checkpoints against the engines' source
+# from their published wheels (about 4 GB the first time, each wheel deleted after it was read). ONLY='sglang==0.5.23
+# vllm==0.33.0' takes fewer releases; without a network or an index of packages what needs the source is skipped.
+ENGINE_CACHE ?= $(HOME)/.cache/aicalib/engines
+check-engines: export PIP_ARGS := $(PIP_ARGS)
+check-engines: setup
+	$(BIN)/python -m checks.engines --cache $(ENGINE_CACHE) $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
