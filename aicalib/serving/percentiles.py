@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 PERCENTILES = (50, 90, 99)
 """What is given of each latency."""
 
-DEVIATES = {50: 0.0, 90: 1.2816, 99: 2.3263}
+DEVIATES = {50: 0.0, 90: 1.2816, 95: 1.6449, 99: 2.3263}
 """Quantiles of the standard normal distribution."""
 
 HALVINGS = 30
@@ -45,21 +45,23 @@ def ttft_quantile_s(spread: Spread, share: float) -> Array:
     return result
 
 
-def percentiles(service: Service) -> dict[str, dict[int, Array]]:
+def percentiles(service: Service, which: tuple[int, ...] = PERCENTILES) -> dict[str, dict[int, Array]]:
     """Return percentiles of TTFT and TPOT in seconds.
 
     Parameters
     ----------
     service : Service
         n answers.
+    which : tuple of int
+        Of `DEVIATES`, rising, the 50th among them.
 
     Returns
     -------
     dict of str to dict of int to ndarray, shape (n,)
-        `ttft_s` and `tpot_s`, by `PERCENTILES`. The 50th is the predicted median.
+        `ttft_s` and `tpot_s`, by percentile. The 50th is the predicted median.
     """
     ttft, lower = {50: service.ttft_median_s}, service.ttft_median_s
-    for each in PERCENTILES[1:]:
+    for each in which[1:]:
         lower = ttft[each] = np.maximum(ttft_quantile_s(service.spread, each / 100.0), lower)
-    tpot = {each: service.tpot_s + DEVIATES[each] * service.spread.tpot_deviation_s for each in PERCENTILES}
+    tpot = {each: service.tpot_s + DEVIATES[each] * service.spread.tpot_deviation_s for each in which}
     return {"ttft_s": ttft, "tpot_s": tpot}

@@ -1,0 +1,1 @@
+"""Plans: tasks of configurations to try."""
