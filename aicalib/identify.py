@@ -15,7 +15,7 @@ from aicalib.deployment import Identity
 from aicalib.engines import ENGINES, defaults, is_newer, newest_version, release_month
 from aicalib.engines.kernels import AttentionKernel, attention_kernel, default_backend
 from aicalib.engines.layouts import expert_padding, has_encoder, latent_bits, one_pool
-from aicalib.engines.moe_kernels import expert_format
+from aicalib.engines.moe_kernels import dense_format, expert_format
 from aicalib.errors import InvalidValue, NotCovered, UnknownName, fold
 from aicalib.hardware import Accelerator, get_accelerator
 from aicalib.models import Architecture, get_architecture
@@ -32,6 +32,7 @@ from aicalib.quant import (
     MoEQuantMode,
     ParsedMode,
     QuantConfig,
+    QuantRequest,
     WeightMode,
     compute_path,
     parse_mode,
@@ -172,7 +173,8 @@ def identify(
         moe_variant=experts.variant,
     )
     math_paths(quant, accelerator)
-    found = Identity(arch, accelerator, quant, engine, engine_version, month, tuple(notes))
+    asked = QuantRequest.from_mapping({"gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe})
+    found = Identity(arch, accelerator, quant, engine, engine_version, month, tuple(notes), asked=asked)
     return replace(found, kernel_origin=_kernel_origin(found))
 
 
@@ -203,14 +205,7 @@ def math_paths(quant: QuantConfig, accelerator: Accelerator) -> dict[str, str]:
 
 def _format_class(mode: Any, variant: str | None, path: str) -> int:
     """Return the class of formats that share an efficiency, as an index into `FORMAT_CLASSES`."""
-    if path in ("fp4", "int8"):
-        name = path
-    elif path == "fp8":
-        name = "fp8_block" if mode.name in ("fp8_block", "mxfp8") else "fp8"
-    else:
-        bits = storage_bits(mode, variant)
-        name = "wide" if bits >= 16 else "weight_only_8" if bits > 7 else "weight_only_4"
-    return FORMAT_CLASSES.index(name)
+    return FORMAT_CLASSES.index(dense_format(mode.name, path, storage_bits(mode, variant)))
 
 
 def surface_codes(identity: Identity) -> dict[str, tuple[int, str]]:
@@ -229,7 +224,7 @@ def surface_codes(identity: Identity) -> dict[str, tuple[int, str]]:
     module = f"dsa/{cache}/{'wide' if dense == 'wide' else 'fp8_block'}"
     rule = "kda" if arch.kda_layers else "gdn"
     asked = {
-        "gemm": ("gemm", dense),
+        "gemm": ("gemm", default_backend(identity.engine, identity.engine_version, gpu, "gemm", dense)[1]),
         "gemm_wide": ("gemm", "wide"),
         "quantize": ("quantize", "fp8"),
         "pre": ("mla_batched", f"pre_{absorbed}"),

@@ -1,8 +1,5 @@
 """Attention kernels: bytes and flops by hand, windows and prefixes, a faster machine, complete defaults."""
 
-import csv
-from importlib.resources import files
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +9,7 @@ from hypothesis import strategies as st
 from aicalib.calibrate.kernels import attention, latent, linear, sparse
 from aicalib.calibrate.kernels.surface_fit import fit_surface
 from aicalib.engines import ENGINES
-from aicalib.engines.kernels import ATTENTION_KINDS, attention_kernel, default_backend, generation
+from aicalib.engines.kernels import ATTENTION_KINDS, attention_kernel, default_backend
 from aicalib.errors import NotCovered, UnknownName
 from aicalib.hardware import get_accelerator
 from aicalib.physics.kernels.attention import DECODE, FLOOR_S, PREFILL, causal_pairs
@@ -233,18 +230,6 @@ def test_unknown_engines_and_kinds_are_refused_by_name():
         attention_kernel("tgi", "1.0.0", get_accelerator("h100"), "full", KVCacheQuantMode.fp8)
     with pytest.raises(NotCovered, match="banded"):
         attention_kernel("vllm", "0.20.0", get_accelerator("h100"), "banded", KVCacheQuantMode.fp8)
-
-
-def test_every_default_names_its_source_and_known_columns():
-    rows = list(csv.DictReader(files("aicalib.engines").joinpath("kernels.csv").read_text().splitlines()))
-    known = {generation(get_accelerator(gpu)) for gpu in GPUS} | {"*"}
-    for row in rows:
-        assert row["engine"] in ENGINES
-        assert row["generation"] in known
-        assert row["kind"] in (*ATTENTION_KINDS, "gemm", "moe", "moe_deepep_prefill", "moe_deepep_decode")
-        assert all(row[name] for name in ("backend", "surface", "source"))
-    keys = [tuple(row[name] for name in ("engine", "since", "generation", "kind", "format")) for row in rows]
-    assert len(keys) == len(set(keys))
 
 
 def timings(**columns):

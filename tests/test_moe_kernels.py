@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from importlib.resources import files
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aicalib.calibrate.kernels.moe import FORMATS, KERNELS, SPLIT, WIDE_EP, calls, power_law_counts, routed
+from aicalib.engines import ENGINES
+from aicalib.engines.kernels import rules
 from aicalib.engines.moe_kernels import EXPERT_FORMATS, expert_format
 from aicalib.physics.kernels.kind import Machine, time_s
 from aicalib.physics.kernels.moe import (
@@ -233,23 +232,19 @@ def test_padded_widths_are_what_the_kernel_reads() -> None:
     assert (shape["hidden_size"], shape["inter_size"]) == (3072, 512)
 
 
-def defaults() -> list[dict[str, str]]:
-    text = files("aicalib.engines").joinpath("kernels.csv").read_text(encoding="utf-8")
-    return [row for row in csv.DictReader(text.splitlines()) if row["kind"].startswith("moe")]
-
-
 def test_every_engine_has_a_default_for_every_format_on_a_surface_that_is_fitted() -> None:
     fitted = {f"{kernel}/{form.name}" for kernel in KERNELS.values() for form in FORMATS.values()}
     fitted |= {*SPLIT.values(), *(f"{name}/fp8_block" for name in WIDE_EP.values())}
-    assert {row["surface"] for row in defaults()} <= fitted
-    for engine in ("sglang", "vllm", "trtllm"):
+    defaults = [rule for rule in rules() if rule.surface and rule.kinds[0].startswith("moe")]
+    assert {rule.surface for rule in defaults} <= fitted
+    for engine in ENGINES:
         anywhere = {
-            row["format"]
-            for row in defaults()
-            if (row["engine"], row["generation"], row["kind"]) == (engine, "*", "moe")
+            form
+            for rule in defaults
+            if rule.engine == engine and "*" in rule.generations and rule.kinds == ("moe",)
+            for form in rule.formats
         }
         assert anywhere == set(EXPERT_FORMATS)
-    assert all(row["source"] for row in defaults())
 
 
 @pytest.mark.parametrize(

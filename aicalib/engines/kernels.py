@@ -1,17 +1,19 @@
-"""Which kernels an engine runs by default, and which fitted surface answers for them.
+"""Which kernels an engine runs, and which fitted surface answers for them.
 
-`kernels.csv` holds one row a default: engine, first version, generation of the accelerator, kind and format, the
-backend that the engine picks, the backend whose timings stand for it (with a format where only that one was timed),
-and the source. A row that names the generation or the format goes before one with `*`; of rows alike the newest
-that is not newer than the version holds.
+`kernels.csv` holds one row a rule: engine, versions, generations of the accelerator, kinds and formats of the
+kernel, the backend, the surface whose timings stand for it (with a format where only that one was timed), and the
+source. A row without a surface answers by that of its class. Rows that name a backend which runs only when it is
+asked for by name are `named`; backend "none" is a refusal, and its source the reason. Of the rows that fit, one that
+names the mode, the generation or the format goes before one that does not; of rows alike the newest that is not
+newer than the version holds. `aicalib.engines.registry` reads all of them, and `default_backend` those with a surface.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from math import inf
 from typing import NamedTuple
 
 from aicalib.engines.defaults import version_number
@@ -49,17 +51,114 @@ class AttentionKernel(NamedTuple):
     masks_window: bool
 
 
-def generation(accelerator: Accelerator) -> str:
-    """Return the generation that defaults are listed by: "hopper", "cdna" for AMD, "other" for what has none."""
+OTHER_GENERATIONS = {"7.5": "turing", "7.0": "volta", "6.0": "pascal"}
+"""NVIDIA's generations without timings."""
+
+AMD_TARGETS = (
+    ("gfx94", "cdna3"),
+    ("gfx95", "cdna4"),
+    ("gfx90a", "cdna2"),
+    ("gfx11", "rdna3"),
+    ("gfx12", "rdna4"),
+)
+"""Beginnings of AMD's compiler targets, and the generation."""
+
+VENDORS = {
+    "Huawei": "ascend",
+    "Cambricon": "mlu",
+    "Hygon": "dcu",
+    "Kunlun": "kunlun",
+    "Kunlunxin": "kunlun",
+    "Intel": "gaudi",
+    "Google": "tpu",
+}
+"""Vendors with one word for all of their accelerators."""
+
+ANY = "*"
+
+REFUSED = "none"
+"""Backend of a row that refuses."""
+
+MODE = "mode="
+"""Begins a format that is a mode, with or without its variant, and not a class."""
+
+
+class Rule(NamedTuple):
+    """One row of `kernels.csv`; columns as there, with lists as sets and versions as numbers."""
+
+    engine: str
+    since: float
+    until: float
+    generations: frozenset[str]
+    kinds: tuple[str, ...]
+    formats: frozenset[str]
+    backend: str
+    priority: str
+    named: bool
+    needs: str
+    surface: str
+    source: str
+
+    def holds(self, at: float) -> bool:
+        """Tell whether it is a rule of a version; a nightly, without a number, is the newest."""
+        return self.since <= at and (at < self.until or self.until == inf)
+
+
+def generations(accelerator: Accelerator) -> tuple[str, ...]:
+    """Return the words that rules list an accelerator by, the narrowest first: ("hopper", "nvidia")."""
     if accelerator.vendor == "AMD":
-        return "cdna"
-    return accelerator.generation or "other"
+        found = [word for target, word in AMD_TARGETS if accelerator.capability.startswith(target)]
+        return (*found, "amd")
+    if accelerator.vendor == "NVIDIA":
+        word = accelerator.generation or OTHER_GENERATIONS.get(accelerator.capability)
+        return (word, "nvidia") if word else ("nvidia",)
+    return (VENDORS.get(accelerator.vendor, "other"),)
 
 
 @cache
-def _rows() -> tuple[Mapping[str, str], ...]:
+def rules() -> tuple[Rule, ...]:
+    """Return all rows of `kernels.csv`."""
     text = files("aicalib.engines").joinpath("kernels.csv").read_text()
-    return tuple(csv.DictReader(text.splitlines()))
+    return tuple(
+        Rule(
+            engine=row["engine"],
+            since=version_number(f"{row['since']}.0"),
+            until=version_number(f"{row['until']}.0") if row["until"] else inf,
+            generations=frozenset(row["generation"].split()),
+            kinds=tuple(row["kind"].split()),
+            formats=frozenset(row["format"].split()),
+            backend=row["backend"],
+            priority=row["priority"],
+            named=row["named"] == "yes",
+            needs=row["needs"],
+            surface=row["surface"],
+            source=row["source"],
+        )
+        for row in csv.DictReader(text.splitlines())
+    )
+
+
+@cache
+def rules_of(engine: str, kind: str) -> tuple[Rule, ...]:
+    """Return the rules of an engine for a kind of kernel."""
+    return tuple(rule for rule in rules() if rule.engine == engine and kind in rule.kinds)
+
+
+def order(rule: Rule, words: tuple[str, ...], formats: tuple[str, ...]) -> tuple[float, ...]:
+    """Return how near a rule is to a question, larger is nearer: mode, generation, class, version.
+
+    Parameters
+    ----------
+    rule : Rule
+    words : tuple of str
+        `generations` of the accelerator, the narrowest first.
+    formats : tuple of str
+        What the format is listed by, the narrowest first.
+    """
+    narrowest = next(place for place, form in enumerate((*formats, ANY)) if form in rule.formats)
+    nearest = next((place for place, word in enumerate(words) if word in rule.generations), len(words))
+    by_mode = narrowest < len(formats) and formats[narrowest].startswith(MODE)
+    return (-narrowest if by_mode else -len(formats), -nearest, -narrowest, rule.since)
 
 
 @cache
@@ -89,25 +188,22 @@ def default_backend(
     """
     if engine not in ENGINES:
         raise UnknownName("engine", engine, ENGINES)
-    at, here = version_number(version), generation(accelerator)
+    at, words = version_number(version), generations(accelerator)
     found = [
-        row
-        for row in _rows()
-        if row["engine"] == engine
-        and row["kind"] == kind
-        and row["generation"] in (here, "*")
-        and row["format"] in (number_format, "*")
-        and version_number(f"{row['since']}.0") <= at
+        rule
+        for rule in rules_of(engine, kind)
+        if rule.surface
+        and not rule.named
+        and rule.holds(at)
+        and not rule.generations.isdisjoint((*words, ANY))
+        and not rule.formats.isdisjoint((number_format, ANY))
     ]
     if not found:
         raise NotCovered(
             f"no default {kind} kernel of {engine} {version} for {number_format} on {accelerator.name}"
         )
-    best = max(
-        found,
-        key=lambda row: (row["generation"] != "*", row["format"] != "*", version_number(f"{row['since']}.0")),
-    )
-    return best["backend"], best["surface"]
+    best = max(found, key=lambda rule: order(rule, words, (number_format,)))
+    return best.backend, best.surface
 
 
 def attention_kernel(
