@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aicalib.hardware import Accelerator, as_file
 from aicalib.models import Architecture
-from aicalib.quant import QuantConfig
+from aicalib.quant import QuantConfig, QuantRequest
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Identity:
     kernel_origin : str
         The weakest origin among the kernels of the model's layers: "kernel-fit" (timed on this accelerator),
         "extrapolated" (on one of its generation, or in a format that stands in), "datasheet" (neither).
+    asked : QuantRequest
+        What was asked of the four fields; None where it was left to checkpoint, engine and accelerator.
     """
 
     architecture: Architecture
@@ -36,6 +38,7 @@ class Identity:
     engine_month: float
     notes: tuple[str, ...] = ()
     kernel_origin: str = "datasheet"
+    asked: QuantRequest = QuantRequest()  # noqa: RUF009
 
 
 @dataclass(frozen=True)

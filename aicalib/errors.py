@@ -4,6 +4,7 @@ AicalibError
 └── RequestError            the request is wrong or refused; the command ends with exit status 2
     ├── UnknownName         a model, accelerator, mode, engine or profile that no table holds
     ├── InvalidValue        a value outside its range, or values that contradict each other
+    │   └── Refusal         what an engine cannot start, with the checkpoint that would change it
     └── NotCovered          a kind or load that the model does not compute, refused by its name
 
 Every RequestError carries `kind` (a short word for programs), a message that names the value and the
@@ -12,7 +13,7 @@ reason, and `alternatives`, what would work instead (possibly empty).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class AicalibError(Exception):
@@ -41,6 +42,28 @@ class InvalidValue(RequestError):
     """A value outside its range, or values that contradict each other."""
 
     kind = "invalid_value"
+
+
+class Refusal(InvalidValue):
+    """What an engine cannot start.
+
+    Parameters
+    ----------
+    message : str
+    *candidates : mapping of str to object
+        Options to change, nearest first; those that start become the alternatives.
+    checkpoint : str, optional
+        The checkpoint without which it cannot be.
+    """
+
+    def __init__(
+        self, message: str, *candidates: Mapping[str, object], checkpoint: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.candidates = candidates
+        self.checkpoint = checkpoint
+        if checkpoint is not None:
+            self.kind = "needs_checkpoint"
 
 
 class NotCovered(RequestError):

@@ -98,6 +98,13 @@ def sample(tmp_path: Path, published: list[dict[str, Any]]) -> Path:
     [
         ("help", "--help"),
         ("help-predict", "predict --help"),
+        ("help-launch", "launch --help"),
+        *((f"help-quant{name and '-'}{name}", f"quant {name} --help") for name in ("", "map", "presets", "matrix")),
+        ("launch", "launch --gemm fp8 --kv fp8"),
+        ("launch-trtllm", "launch --engine trtllm --kv fp8 --tp 4 --cuda-graph-max-bs 64"),
+        ("quant-presets", "quant presets"),
+        ("quant-map", "quant map --gpu h100-sxm"),
+        ("predict-presets", "predict --tp 4 --preset default,kv-cache-fp8,dynamic-fp8"),
         ("help-ingest", "ingest --help"),
         ("help-calibrate", "calibrate --help"),
         ("help-evaluate", "evaluate --help"),
@@ -109,12 +116,16 @@ def sample(tmp_path: Path, published: list[dict[str, Any]]) -> Path:
         ("predict-does-not-fit", "predict --profile priors --model deepseek-r1 --gpu l4"),
         ("list-engines", "list engines"),
         ("list-gpus", "list gpus"),
+        ("help-task", "task --help"),
     ],
 )  # fmt: skip
 def test_golden(aicalib: Command, name: str, arguments: str) -> None:
     answer = aicalib(*arguments.split())
     assert (answer.status, answer.err) == (0, "")
-    assert max(map(len, answer.out.splitlines())) <= (130 if "--explain" in arguments else 100)
+    widest = (
+        100 if not arguments.startswith("launch -") or "--help" in arguments else 200
+    )  # a command is one line
+    assert max(map(len, answer.out.splitlines())) <= (130 if "--explain" in arguments else widest)
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("AICALIB_RENEW_GOLDEN"):
         path.write_text(answer.out)
@@ -329,11 +340,20 @@ def test_predict_keeps_the_prediction_on_request(aicalib: Command) -> None:
 # ingest
 
 
+def test_of_several_files_one_that_is_unknown_stops_no_other(aicalib: Command, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("shopping")
+    found = aicalib("ingest", tmp_path / "notes.txt", ONLINE, *COMPLETE, "--json")
+    assert (found.status, found.json["kept"]) == (2, 7)
+    assert [Path(each["file"]).name for each in found.json["refused"]] == ["notes.txt"]
+    assert "of no known format" in found.err
+
+
 def test_ingest_counts_what_it_kept_and_knows_it_again(aicalib: Command) -> None:
     first = aicalib("ingest", ONLINE, *COMPLETE, "--json")
-    assert (first.status, first.json) == (0, {"kept": 7, "known": 0, "incomplete": 0, "rejected": []})
+    nothing = {"incomplete": 0, "missing": {}, "rejected": [], "unmatched": [], "refused": []}
+    assert (first.status, first.json) == (0, {"kept": 7, "known": 0} | nothing)
     again = aicalib("ingest", ONLINE, *COMPLETE, "--json", "--strict")
-    assert (again.status, again.json) == (0, {"kept": 0, "known": 7, "incomplete": 0, "rejected": []})
+    assert (again.status, again.json) == (0, {"kept": 0, "known": 7} | nothing)
     assert aicalib("ingest", ONLINE, *COMPLETE).out == "kept 0 (0 incomplete), already known 7, rejected 0\n"
 
 

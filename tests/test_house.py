@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 BELOW = {
     "quant": set(),
     "hardware": {"quant"},
-    "models": set(),
+    "models": {"quant"},
     "profiles": {"hardware"},
     "physics": {"models", "profiles"},
     "engines": {"models", "hardware", "quant", "deployment", "physics"},
@@ -34,6 +34,18 @@ BELOW = {
         "batch",
         "resolve",
         "prediction",
+    },
+    "plan": {
+        "columns",
+        "features",
+        "engines",
+        "hardware",
+        "models",
+        "quant",
+        "prediction",
+        "profiles",
+        "resolve",
+        "serving",
     },
     "report": {
         "hardware",

@@ -66,10 +66,18 @@ def gpus(
 
 
 @app.command()
-def modes(json: Json = False) -> None:
+def modes(
+    engine: Annotated[
+        str | None, typer.Option(help="Also which of them this engine starts: sglang, vllm or trtllm.")
+    ] = None,
+    engine_version: Annotated[str | None, typer.Option(help="Default: the newest known.")] = None,
+    gpu: Annotated[str, typer.Option(help="Accelerator that it starts them on.")] = "h100-sxm",
+    model: Annotated[str, typer.Option(help="Model whose attention and experts decide.")] = "qwen3-30b-a3b",
+    json: Json = False,
+) -> None:
     """List the quantization modes.
 
-    Nominal values, true bits, variants.
+    Nominal values, true bits, variants; with an engine, which of them it starts on an accelerator.
     """
     from aicalib.quant import MODES, FMHAQuantMode, GEMMQuantMode, MoEQuantMode, storage_bits, variants
 
@@ -88,8 +96,23 @@ def modes(json: Json = False) -> None:
                     else [],
                 }
             )
+    if engine is not None:
+        _add_support(found, engine, engine_version, gpu, model)
     if json:
         print_json(found)
+        return
+    if engine is not None:
+        print_table(
+            f"{found[0]['engine']} {found[0]['engine_version']} on {gpu}, {model}: online from a 16-bit checkpoint, "
+            "offline from one in the format",
+            ["field", "mode", "bits", "starts", "why not at once"],
+            [
+                [each["field"], each["mode"], "-" if each["storage_bits"] is None else f"{each['storage_bits']:.4g}",
+                 each["starts"], each["reason"] or ""]
+                for each in found
+            ],
+            align="llrll",
+        )  # fmt: skip
         return
     print_table(
         "nominal bytes per element and speed-up; true bits per element",
@@ -102,6 +125,22 @@ def modes(json: Json = False) -> None:
         ],
         align="llrrrl",
     )  # fmt: skip
+
+
+def _add_support(
+    found: list[dict[str, Any]], engine: str, engine_version: str | None, gpu: str, model: str
+) -> None:
+    """Add to each mode whether an engine starts it; modes of experts that the model lacks are left out."""
+    from aicalib.engines.support import support
+
+    known = {(each.field, each.mode): each for each in support(engine, engine_version, gpu, model)}
+    found[:] = [each for each in found if (each["field"], each["mode"]) in known]
+    for each in found:
+        row = known[each["field"], each["mode"]]
+        each |= {
+            "engine": row.engine, "engine_version": row.engine_version, "gpu": gpu, "model": model, "starts": row.how,
+            "arguments": list(row.arguments), "reason": row.reason, "alternatives": list(row.alternatives),
+        }  # fmt: skip
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from aicalib.cli import calibrate, database, exchange, lists, predict
+from aicalib.cli import calibrate, database, exchange, launch, lists, predict, quant, quant_plan, task
 from aicalib.cli.output import fail
 
 app = typer.Typer(
@@ -42,6 +42,8 @@ def _root(
 
 
 app.command("predict")(predict.predict)
+app.command("launch")(launch.launch)
+app.command("task")(task.task)
 app.command("ingest")(database.ingest)
 app.command("calibrate")(calibrate.calibrate)
 app.command("evaluate")(calibrate.evaluate)
@@ -50,6 +52,8 @@ database.app.command("import")(exchange.import_)
 database.app.command("merge")(exchange.merge)
 database.app.command("set")(exchange.set_)
 database.app.command("check")(exchange.check)
+quant.app.command("plan")(quant_plan.plan)
+app.add_typer(quant.app, name="quant")
 app.add_typer(lists.app, name="list")
 app.add_typer(database.app, name="db")
 

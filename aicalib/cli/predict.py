@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,11 +16,13 @@ from aicalib.cli.output import (
     find_profile,
     finite,
     print_json,
+    print_table,
     store_path,
 )
 
 
 def predict(
+    context: typer.Context,
     model: Annotated[
         str, typer.Option(help="Catalogue name, Hugging Face id, or path of a config.json.")
     ] = "llama-70b",
@@ -31,6 +33,16 @@ def predict(
     kv: Annotated[str | None, typer.Option(help="Format of the KV cache.")] = None,
     fmha: Annotated[str | None, typer.Option(help="Format in which attention multiplies.")] = None,
     moe: Annotated[str | None, typer.Option(help="Format of the experts.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="One of 'aicalib quant presets', or several with commas, side by side.")
+    ] = None,
+    launch: Annotated[
+        str | None, typer.Option(help="The command that starts the engine; options beside it win.")
+    ] = None,
+    server_info: Annotated[
+        Path | None,
+        typer.Option(help="What SGLang's /server_info answered, as a file.", exists=True, dir_okay=False),
+    ] = None,
     tp: Annotated[
         int | None, typer.Option(help="Tensor-parallel width. Default: the smallest that fits.")
     ] = None,
@@ -91,6 +103,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """Predict latency, throughput and memory of one deployment."""
+    from aicalib.cli.choices import apply_preset, said_by_a_start
     from aicalib.errors import InvalidValue
     from aicalib.prediction import predict_batch
     from aicalib.report.plots import plot_file, roofline
@@ -113,23 +126,60 @@ def predict(
     for name, value in options.items():
         if value != value:
             raise InvalidValue(f"{name} is not a number")
-    batch = resolve({name: [value] for name, value in options.items()})
-    for error in batch.refused.values():
-        raise error
+    if launch is not None or server_info is not None:
+        given = {
+            name
+            for name in options
+            if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+        }
+        said, notes = said_by_a_start(launch, server_info, engine_version)
+        options |= {name: value for name, value in said.items() if name not in given}
+        for note in notes:
+            typer.echo(f"note: {note}", err=True)
+    asked: list[str | None] = [None] if preset is None else [each.strip() for each in preset.split(",")]
+    if len(asked) > 1 and (plot is not None or explain):
+        raise InvalidValue(
+            "several presets are one table; ask for one to explain or to draw it", [asked[0] or ""]
+        )
     if plot is not None:
         plot_file(plot)
-    found = document(predict_batch(batch, find_profile(profile, db, wait)), 0)
+    found, used = [], find_profile(profile, db, wait)
+    for choice in asked:
+        batch = resolve({key: [value] for key, value in apply_preset(options, choice).items()})
+        for error in batch.refused.values():
+            raise error
+        found.append(document(predict_batch(batch, used), 0))
     if record:
         from perfdb import Store
 
         with Store(store_path(db), wait_s=wait) as store:
-            store.save_prediction(finite(found))
-    if plot is not None and found["status"] == "ok":
+            for each in found:
+                store.save_prediction(finite(each))
+    if plot is not None and found[0]["status"] == "ok":
         accelerator = batch.identities[batch.codes[0]].accelerator
-        roofline(found["breakdown"], accelerator, plot, "\n".join(heading(found)))
+        roofline(found[0]["breakdown"], accelerator, plot, "\n".join(heading(found[0])))
     elif plot is not None:
         typer.echo(f"{plot}: nothing to draw, the model does not fit", err=True)
-    if json:
-        print_json(found)
+    if len(asked) > 1:
+        _print_presets([each or "" for each in asked], found, json)
+    elif json:
+        print_json(found[0])
     else:
-        typer.echo(text(found, explain=explain))
+        typer.echo(text(found[0], explain=explain))
+
+
+def _print_presets(names: list[str], found: list[dict[str, Any]], json: bool) -> None:
+    """Print several presets: as a list of documents, or as one table of differences from the first."""
+    if json:
+        print_json([{"preset": name, **each} for name, each in zip(names, found, strict=True)])
+        return
+    from aicalib.report.comparison import HEADER, comparison
+    from aicalib.report.prediction import heading
+
+    model, _, load, *_ = heading(found[0])
+    print_table(
+        f"{model}\n{load}\na tie is where 90 % intervals overlap",
+        HEADER,
+        comparison(names, found),
+        align="llrll",
+    )

@@ -72,7 +72,7 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
         "workload": workload.as_dict(),
         "profile": prediction.profile.label,
         "status": "does_not_fit" if not fits else "overloaded" if overloaded else "ok",
-        "runnable": runnable(deployment.identity)._asdict(),
+        "runnable": runnable(deployment)._asdict(),
         "evidence": _evidence(prediction, index),
         "prediction": {
             metric: {
@@ -264,9 +264,7 @@ def text(found: dict[str, Any], *, explain: bool = False) -> str:
         "",
     ]
     run = found["runnable"]
-    if run["ok"] is None:
-        lines.append(f"not checked: {run['reason']}")
-    elif not run["ok"]:
+    if not run["ok"]:
         needs = f"; needs {run['needs_checkpoint']}" if run["needs_checkpoint"] else ""
         lines.append(f"not at once: {run['reason']}{needs}")
     lines += [f"note: {note}" for note in at["notes"]]

@@ -1,0 +1,108 @@
+"""What several commands do with options before the library reads them: presets, and the width that is left open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PRESET_FIELDS = {"gemm": "gemm", "kv": "kvcache", "fmha": "fmha", "moe": "moe"}
+"""Options of the four fields, and the field of each."""
+
+
+def apply_preset(options: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """Return options with the fields of a preset where they were not given.
+
+    Raises
+    ------
+    UnknownName
+    """
+    if name is None:
+        return dict(options)
+    from aicalib.quant.presets import get_preset
+
+    asked = get_preset(name).quant.to_mapping()
+    fields = {option: asked[field] for option, field in PRESET_FIELDS.items() if asked[field] != "auto"}
+    return {**options, **{option: mode for option, mode in fields.items() if options.get(option) is None}}
+
+
+def with_width(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with the smallest tensor-parallel width on which the model fits, where none was given.
+
+    Raises
+    ------
+    RequestError
+        Where the prediction refuses the deployment.
+    """
+    if options.get("tp") is not None:
+        return dict(options)
+    from aicalib.resolve import resolve
+
+    names = ("model", "gpu", "gemm", "kv", "fmha", "moe", "engine", "engine_version", "pp", "dp", "ep",
+             "mem_fraction", "chunked_prefill_size", "max_running_requests")  # fmt: skip
+    asked = {name: options[name] for name in names if options.get(name) is not None}
+    if asked.get("engine") == "trtllm":
+        # Its memory is not computed: another engine's says how many GPUs hold the model.
+        asked = {name: value for name, value in asked.items() if name not in ("engine", "engine_version")}
+    batch = resolve({name: [value] for name, value in asked.items()}, 1)
+    for error in batch.refused.values():
+        raise error
+    return {**options, "tp": int(batch.system.tp[batch.at[0]])}
+
+
+def said_by_a_start(
+    launch: str | None, server_info: Path | None, engine_version: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the options of `predict` that an engine's command or its server's answer says, and notes.
+
+    Raises
+    ------
+    RequestError
+        For what starts no engine, is unknown to its version or not predicted, and for a file that holds no answer.
+    """
+    from aicalib.columns import FLAG_COLUMNS, NAME_COLUMNS, NUMBER_COLUMNS, RARE_NUMBERS
+    from aicalib.engines.arguments import read_launch
+    from aicalib.engines.server_info import read_server_info
+    from aicalib.errors import InvalidValue
+    from aicalib.features import DRAFT_NAMES
+
+    if launch is not None and server_info is not None:
+        raise InvalidValue(
+            "--launch and --server-info both describe the start; give one", ["--launch", "--server-info"]
+        )
+    if launch is not None:
+        found = read_launch(launch, engine_version)
+    else:
+        assert server_info is not None
+        found = read_server_info(_json_object(server_info))
+    known = {*NAME_COLUMNS, *NUMBER_COLUMNS, *FLAG_COLUMNS, *RARE_NUMBERS, *DRAFT_NAMES}
+    unread = sorted(set(found.options) - known)
+    notes = list(found.notes)
+    if found.without_effect:
+        notes.append(f"without effect on the prediction: {', '.join(found.without_effect)}")
+    if unread:
+        notes.append(f"not read by the prediction: {', '.join(unread)}")
+    options = {name: value for name, value in found.options.items() if name in known}
+    return {"engine": found.engine, "engine_version": found.engine_version, **options}, notes
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; of JSON lines the first.
+
+    Raises
+    ------
+    InvalidValue
+    """
+    import json
+
+    from aicalib.errors import InvalidValue
+
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for part in (text, text.strip().partition("\n")[0]):
+        try:
+            value = json.loads(part)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            return value
+    raise InvalidValue(f"{path} holds no JSON object", ["the answer of GET /server_info"])

@@ -1,0 +1,138 @@
+"""`aicalib launch`: the command that starts an engine for a deployment, or why nothing does."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from aicalib.cli.output import Json, print_json
+
+
+class Shape(StrEnum):
+    """What is printed."""
+
+    shell = "shell"
+    kubernetes = "kubernetes"
+    compose = "compose"
+
+
+def launch(
+    model: Annotated[
+        str, typer.Option(help="Catalogue name, Hugging Face id, or path of a config.json.")
+    ] = "llama-70b",
+    gpu: Annotated[
+        str, typer.Option(help="Accelerator of 'aicalib list gpus', or a .toml file of your own.")
+    ] = "h100-sxm",
+    gemm: Annotated[str | None, typer.Option(help="Format of dense weights.")] = None,
+    kv: Annotated[str | None, typer.Option(help="Format of the KV cache.")] = None,
+    fmha: Annotated[str | None, typer.Option(help="Format in which attention multiplies.")] = None,
+    moe: Annotated[str | None, typer.Option(help="Format of the experts.")] = None,
+    preset: Annotated[str | None, typer.Option(help="One of 'aicalib quant presets'.")] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="Folder or repository of the weights, where it is not the published one."),
+    ] = None,
+    tp: Annotated[
+        int | None, typer.Option(help="Tensor-parallel width. Default: the smallest that fits.")
+    ] = None,
+    pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
+    dp: Annotated[int | None, typer.Option(help="Attention-data-parallel ranks inside tp.")] = None,
+    ep: Annotated[
+        int | None, typer.Option(help="Ranks over which whole experts are split, inside tp.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="sglang, vllm or trtllm.")] = "sglang",
+    engine_version: Annotated[str | None, typer.Option(help="Default: the newest known.")] = None,
+    mem_fraction: Annotated[float | None, typer.Option(help="The engine's memory fraction.")] = None,
+    chunked_prefill_size: Annotated[int | None, typer.Option(help="Tokens of one prefill step.")] = None,
+    max_running_requests: Annotated[int | None, typer.Option(help="Most running requests.")] = None,
+    context_len: Annotated[int | None, typer.Option(help="Longest sequence.")] = None,
+    page_size: Annotated[int | None, typer.Option(help="Tokens of a page of the cache.")] = None,
+    cuda_graph_max_bs: Annotated[
+        int | None, typer.Option(help="Largest decode batch with a captured graph; 0 is without graphs.")
+    ] = None,
+    disable_radix_cache: Annotated[
+        bool, typer.Option("--disable-radix-cache", help="Without the prefix cache.")
+    ] = False,
+    enable_mixed_chunk: Annotated[
+        bool, typer.Option("--enable-mixed-chunk", help="SGLang: decode in the steps of prefill chunks.")
+    ] = False,
+    enable_fp32_lm_head: Annotated[
+        bool, typer.Option("--enable-fp32-lm-head", help="SGLang: the output head in 32 bit.")
+    ] = False,
+    attention_backend: Annotated[str | None, typer.Option(help="As the engine names it.")] = None,
+    prefill_attention_backend: Annotated[str | None, typer.Option(help="SGLang: of prefill alone.")] = None,
+    decode_attention_backend: Annotated[str | None, typer.Option(help="SGLang: of decode alone.")] = None,
+    moe_runner_backend: Annotated[str | None, typer.Option(help="Kernels of experts.")] = None,
+    moe_a2a_backend: Annotated[str | None, typer.Option(help="All-to-all of experts.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="The engine's own method, where several serve a checkpoint.")
+    ] = None,
+    modelopt_quant: Annotated[
+        str | None, typer.Option(help="SGLang: what ModelOpt makes while loading.")
+    ] = None,
+    modelopt_checkpoint_restore_path: Annotated[str | None, typer.Option(help="SGLang.")] = None,
+    modelopt_checkpoint_save_path: Annotated[str | None, typer.Option(help="SGLang.")] = None,
+    modelopt_export_path: Annotated[str | None, typer.Option(help="SGLang.")] = None,
+    quantize_and_serve: Annotated[
+        bool, typer.Option("--quantize-and-serve", help="SGLang: serve what ModelOpt has just made.")
+    ] = False,
+    torchao_config: Annotated[str | None, typer.Option(help="SGLang below 0.5.18.")] = None,
+    spec_method: Annotated[str | None, typer.Option(help="Speculation: mtp or eagle.")] = None,
+    spec_algorithm: Annotated[str | None, typer.Option(help="The engine's own name of it.")] = None,
+    spec_tokens: Annotated[int | None, typer.Option(help="Tokens drafted a step.")] = None,
+    draft_model: Annotated[str | None, typer.Option(help="Model that drafts for eagle.")] = None,
+    draft_gemm: Annotated[str | None, typer.Option(help="Format of the draft model's weights.")] = None,
+    prefill_tp: Annotated[
+        int | None, typer.Option(help="Width of instances that only prefill; the others then only decode.")
+    ] = None,
+    prefill_dp: Annotated[int | None, typer.Option(help="Attention-data-parallel ranks in these.")] = None,
+    prefill_ep: Annotated[int | None, typer.Option(help="Expert ranks in these.")] = None,
+    prefill_instances: Annotated[int | None, typer.Option(help="How many of these. Default: 1.")] = None,
+    decode_instances: Annotated[int | None, typer.Option(help="How many that decode. Default: 1.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address that the server listens on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port that the server listens on.")] = None,
+    cuda_version: Annotated[str | None, typer.Option(help="Of the machine, to be checked.")] = None,
+    torch_version: Annotated[str | None, typer.Option(help="PyTorch of the machine, to be checked.")] = None,
+    shape: Annotated[Shape, typer.Option("--format", help="What to print.")] = Shape.shell,
+    image: Annotated[str | None, typer.Option(help="Container image of a manifest.")] = None,
+    json: Json = False,
+) -> None:
+    """Print what starts an engine for a deployment: a line that a shell takes, or a manifest."""
+    options = {
+        name: value for name, value in locals().items() if name not in ("preset", "shape", "image", "json")
+    }
+    from aicalib.cli.choices import apply_preset, with_width
+    from aicalib.engines.launch import launch as launch_engine
+    from aicalib.engines.request import request_of
+
+    request = request_of(with_width(apply_preset(options, preset)))
+    found = launch_engine(request)
+    if shape is not Shape.shell:
+        from aicalib.report import manifests
+
+        assert request.accelerator is not None
+        write = manifests.kubernetes if shape is Shape.kubernetes else manifests.compose
+        name = f"{found.engine}-{_dns(request.architecture.name if request.architecture else 'model')}"
+        text = write(found, request.tp * request.pp, request.accelerator.vendor, image, name)
+    else:
+        text = found.line() + "\n" + "".join(_shown(*each) for each in found.files.items())
+    if json:
+        document: dict[str, Any] = found.as_dict()
+        if shape is not Shape.shell:
+            document["manifest"] = text
+        print_json(document)
+    else:
+        typer.echo(text, nl=False)
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+def _shown(name: str, content: str) -> str:
+    return f"\n# {name}\n{content}"
+
+
+def _dns(name: str) -> str:
+    """Return a name as objects of Kubernetes may have it."""
+    return "".join(character if character.isalnum() else "-" for character in name.lower()).strip("-")

@@ -1,0 +1,129 @@
+"""The arguments of an engine as they are put together, each held to what its version's parser takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from aicalib.engines.flags import Flag, flags, known_versions, parser_version, trtllm_keys
+from aicalib.engines.request import Request
+from aicalib.engines.tables import settings_table
+from aicalib.errors import Refusal
+
+
+@dataclass
+class Command:
+    """What an engine is started with.
+
+    Attributes
+    ----------
+    request : Request
+    argv : list of str
+        Flag and value are separate items.
+    env : dict of str to str
+    yaml : dict of str to object
+        Keys of a configuration file, parts joined by dots.
+    notes : list of str
+        What was filled in or changed beside what was asked, and why.
+
+    Raises
+    ------
+    NotCovered
+        For a version older than all whose parsers were read.
+    """
+
+    request: Request
+    argv: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    yaml: dict[str, object] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        parser_version(self.request.engine, self.request.engine_version)  # refuses what no parser was read of
+
+    @property
+    def label(self) -> str:
+        """Engine and version, for messages."""
+        return f"{self.request.engine} {self.request.engine_version}"
+
+    def find(self, spellings: Sequence[str]) -> tuple[str, Flag] | None:
+        """Return the first spelling that the version's parser knows, and its flag."""
+        known = flags(self.request.engine, self.request.engine_version)
+        return next(((each, known[each]) for each in spellings if each in known), None)
+
+    def choices(self, spelling: str) -> tuple[str, ...] | None:
+        """Return what a flag takes, nothing where the version lacks it, None where it takes any text."""
+        found = self.find([spelling])
+        return () if found is None else found[1].choices
+
+    def add(self, what: str, spellings: Sequence[str], value: object = None) -> None:
+        """Add a flag, without a value where it is a switch.
+
+        Parameters
+        ----------
+        what : str
+            Option that it is for, for messages.
+        spellings : sequence of str
+            The first that is known is taken.
+        value : object, optional
+
+        Raises
+        ------
+        Refusal
+            Where the version has no such flag, or does not take the value.
+        """
+        found = self.find(spellings)
+        if found is None:
+            raise Refusal(
+                f"{what}: {self.label} has no {' or '.join(spellings) or 'flag for it'}",
+                *({"engine_version": version} for version in self._having(spellings)),
+                {what: None},
+            )
+        spelling, flag = found
+        if value is None:
+            self.argv.append(spelling)
+            return
+        text = format(value, "g") if isinstance(value, float) else str(value)
+        if flag.choices is not None and text not in flag.choices and not flag.open:
+            raise Refusal(
+                f"{what} '{text}': {spelling} of {self.label} takes {', '.join(flag.choices)}",
+                *({what: each} for each in flag.choices),
+            )
+        self.argv += [spelling, text]
+
+    def _having(self, spellings: Sequence[str]) -> list[str]:
+        """List the versions next to the one asked for that have one of the spellings, nearest last first."""
+        engine = self.request.engine
+        having = [each for each in known_versions(engine) if set(spellings) & set(flags(engine, each))]
+        return having[-1:]
+
+    def add_settings(self) -> None:
+        """Add what `settings.toml` says of each setting that was given.
+
+        Raises
+        ------
+        Refusal
+            For a setting that the engine does not have.
+        """
+        engine = self.request.engine
+        for option, row in settings_table().items():
+            value = self.request.get(option)
+            if value is None:
+                continue
+            spellings = row.get(engine)
+            if spellings is None:
+                having = ", ".join(each for each in ("sglang", "vllm", "trtllm") if each in row)
+                raise Refusal(f"{option}: {engine} has no such setting; {having} has", {option: None})
+            if not spellings[0].startswith("--"):
+                # A key says what is on, an option may say what is off.
+                choices = trtllm_keys()[spellings[0]].choices
+                if choices is not None and value not in choices:
+                    raise Refusal(
+                        f"{option} '{value}': {spellings[0]} of {self.label} takes {', '.join(choices)}",
+                        *({option: each} for each in choices),
+                    )
+                self.yaml[spellings[0]] = (
+                    not option.startswith("disable") if row["kind"] == "switch" else value
+                )
+            else:
+                self.add(option, spellings, None if row["kind"] == "switch" else value)
