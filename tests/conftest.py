@@ -6,11 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import perfdb
 
 ROOT = Path(__file__).parent.parent
 MEASUREMENTS = ROOT / "measurements"
+
+# A machine that is busy with something else is no fault of what is tested.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
