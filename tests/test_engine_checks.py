@@ -9,7 +9,7 @@ import pytest
 
 from aicalib.engines.launch import Launch, launch
 from aicalib.engines.request import request_of
-from aicalib.errors import Refusal
+from aicalib.errors import Refusal, UnknownName
 from checks.engines.inside import check_inside
 from checks.engines.lines import check_key
 from checks.engines.product import Line, modes_of, problems_of, settings_of
@@ -145,3 +145,23 @@ def test_a_chunk_is_held_to_the_page_where_the_engine_does():
     with pytest.raises(Refusal, match="no multiple"):
         launch(request_of(options))
     assert "1000" in launch(request_of({**options, "engine": "vllm"})).argv
+
+
+def test_an_older_vllm_is_told_only_what_it_knows():
+    options = {
+        "model": "deepseek-v3",
+        "gpu": "h200-sxm",
+        "tp": 8,
+        "engine": "vllm",
+        "engine_version": "0.10.2",
+    }
+    with pytest.raises(UnknownName, match="FLASHINFER_MLA_SPARSE"):
+        launch(request_of({**options, "attention_backend": "FLASHINFER_MLA_SPARSE"}))
+    drafting = {**options, "spec_method": "mtp", "spec_tokens": 1}
+    with pytest.raises(Refusal, match="word for the drafter of each model") as refused:
+        launch(request_of(drafting))
+    assert "spec_algorithm deepseek_mtp" in refused.value.alternatives
+    line = launch(request_of({**drafting, "spec_algorithm": "deepseek_mtp"}))
+    assert "deepseek_mtp" in line.line()
+    with pytest.raises(Refusal, match="has no NixlConnector"):
+        launch(request_of({**options, "engine_version": "0.8.5", "prefill_tp": 8}))

@@ -350,7 +350,9 @@ def _speculation(found: Understood, given: Mapping[str, str | None]) -> None:
     options = found.options
     if given.get("--speculative-config"):
         config = _json("--speculative-config", str(given["--speculative-config"]))
-        options["spec_method"] = config.pop("method", "eagle")
+        options["spec_method"] = str(config.pop("method", "eagle"))
+        if options["spec_method"].endswith("_mtp"):
+            options |= {"spec_algorithm": options["spec_method"], "spec_method": "mtp"}
         names = {
             "num_speculative_tokens": "spec_tokens",
             "model": "draft_model",

@@ -9,10 +9,13 @@ from aicalib.engines.kernels import default_backend
 from aicalib.engines.loading import KV_FLAG, cache_words, holds_cache
 from aicalib.engines.request import Request
 from aicalib.engines.software import hold_software
-from aicalib.engines.tables import Backend, backends, cache_formats, listed, meets
+from aicalib.engines.tables import Backend, backends, cache_formats, environment_words, listed, meets
 from aicalib.errors import Refusal, UnknownName
 from aicalib.models import Architecture
 from aicalib.quant import SIXTEEN_BIT, KVCacheQuantMode
+
+BACKEND_VARIABLE = "VLLM_ATTENTION_BACKEND"
+"""Takes the attention backend where a version of vLLM has no flag for it."""
 
 WIDEST_HEAD = 256
 """Widest head that the usual attention kernels take."""
@@ -234,8 +237,9 @@ def _named_backends(command: Command) -> dict[str, str]:
     for option, name in named.items():
         flag = "--" + option.replace("_", "-")
         choices = None if request.engine == "trtllm" else command.choices(flag)
-        by_variable = request.engine == "vllm" and option == options[0] and not choices
-        if choices is not None and name not in choices and not by_variable:
+        if request.engine == "vllm" and option == options[0] and not choices:
+            choices = environment_words(BACKEND_VARIABLE, request.engine_version)
+        if choices is not None and name not in choices:
             if not choices:
                 raise Refusal(f"{option} '{name}': {command.label} has no {flag}", {option: None})
             raise UnknownName(f"{option} of {command.label}", name, choices)

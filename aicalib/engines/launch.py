@@ -142,8 +142,7 @@ def _separate(request: Request) -> Launch:
         if request.engine == "sglang":
             command.add("prefill_tp", ["--disaggregation-mode"], role)
         else:
-            connector = f'{{"kv_connector": "{vllm.CONNECTOR}", "kv_role": "kv_both"}}'
-            command.add("prefill_tp", ["--kv-transfer-config"], connector)
+            command.add("prefill_tp", ["--kv-transfer-config"], vllm.connector(command))
     first, second = _Part(one).finish(), _Part(other).finish()
     counts = [request.get(f"{role}_instances") or 1 for role in ("prefill", "decode")]
     note = f"{counts[0]} x prefill.sh, {counts[1]} x this line, and a router before them"

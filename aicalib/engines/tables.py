@@ -130,6 +130,12 @@ def software_table() -> Mapping[str, Any]:
     return _settings_file("software.toml")
 
 
+def environment_words(name: str, version: str) -> tuple[str, ...]:
+    """Return the words that an environment variable of vLLM takes in a version, nothing where it is too old."""
+    rows = [row for row in _settings_file("environment.toml")[name] if holds({**row, "until": ""}, version)]
+    return tuple(rows[-1]["words"]) if rows else ()
+
+
 def holds(row: Mapping[str, str], version: str) -> bool:
     """Tell whether a row with `since` and `until` (not included) holds for a version."""
     at = version_number(version)

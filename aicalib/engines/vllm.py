@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
-from aicalib.engines.cache import check_page, resolve_attention
+from aicalib.engines.cache import BACKEND_VARIABLE, check_page, resolve_attention
 from aicalib.engines.command import Command
+from aicalib.engines.defaults import version_number
+from aicalib.engines.releases import newest_version
 from aicalib.engines.sglang import model_path
 from aicalib.engines.weights import model_dtype, resolve_weights
 from aicalib.errors import Refusal
@@ -14,6 +16,12 @@ PROGRAM = ("vllm", "serve")
 
 CONNECTOR = "NixlConnector"
 """Carries the cache from prefill to decode instances."""
+
+CONNECTOR_SINCE = "0.9.2"
+"""First release read that has it."""
+
+MTP_SINCE = "0.11.0"
+"""First release that was read to know the word for every model."""
 
 
 def fill(command: Command) -> None:
@@ -48,7 +56,7 @@ def fill(command: Command) -> None:
     if backend is not None and command.find(["--attention-backend"]) is not None:
         command.add("attention_backend", ["--attention-backend"], backend)
     elif backend is not None:
-        command.env["VLLM_ATTENTION_BACKEND"] = backend
+        command.env[BACKEND_VARIABLE] = backend
         if request.engine_version.startswith("0.8"):
             command.env["VLLM_USE_V1"] = "1"
     check_page(command, attention.page_size)
@@ -62,6 +70,26 @@ def fill(command: Command) -> None:
             {"enable_mixed_chunk": None},
         )
     command.add_settings()
+
+
+def connector(command: Command) -> str:
+    """Return the value of `--kv-transfer-config` for an instance that only prefills or decodes.
+
+    Raises
+    ------
+    Refusal
+    """
+    if _older(command, CONNECTOR_SINCE):
+        raise Refusal(
+            f"prefill_tp: {command.label} has no {CONNECTOR}", {"engine_version": newest_version("vllm")},
+            {"prefill_tp": None, "prefill_dp": None, "prefill_ep": None, "prefill_instances": None,
+             "decode_instances": None},
+        )  # fmt: skip
+    return json.dumps({"kv_connector": CONNECTOR, "kv_role": "kv_both"})
+
+
+def _older(command: Command, version: str) -> bool:
+    return version_number(command.request.engine_version) < version_number(version)
 
 
 def _widths(command: Command) -> None:
@@ -133,6 +161,11 @@ def _speculation(command: Command) -> None:
     tokens = request.get("spec_tokens")
     if tokens is None:
         raise Refusal("speculation needs spec_tokens: whole tokens drafted a step", {"spec_tokens": 3})
+    if method == "mtp" and request.get("spec_algorithm") is None and _older(command, MTP_SINCE):
+        raise Refusal(
+            f"spec_method mtp: {command.label} has a word for the drafter of each model, deepseek_mtp for one",
+            {"spec_algorithm": "deepseek_mtp"}, {"engine_version": newest_version("vllm")},
+        )  # fmt: skip
     if request.get("spec_algorithm") is not None:
         method = str(request.get("spec_algorithm")).lower()
     config: dict[str, object] = {"method": method, "num_speculative_tokens": tokens}
