@@ -164,4 +164,4 @@ def test_an_older_vllm_is_told_only_what_it_knows():
     line = launch(request_of({**drafting, "spec_algorithm": "deepseek_mtp"}))
     assert "deepseek_mtp" in line.line()
     with pytest.raises(Refusal, match="has no NixlConnector"):
-        launch(request_of({**options, "engine_version": "0.8.5", "prefill_tp": 8}))
+        launch(request_of({**options, "engine_version": "0.8.5.post1", "prefill_tp": 8}))
