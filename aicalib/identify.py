@@ -13,7 +13,7 @@ import numpy as np
 
 from aicalib.deployment import Identity
 from aicalib.engines import ENGINES, defaults, is_newer, newest_version, release_month
-from aicalib.engines.kernels import AttentionKernel, attention_kernel, default_backend
+from aicalib.engines.kernels import AttentionKernel, attention_kernel, default_backend, softmax_kind
 from aicalib.engines.layouts import expert_padding, has_encoder, latent_bits, one_pool
 from aicalib.engines.moe_kernels import dense_format, expert_format
 from aicalib.errors import InvalidValue, NotCovered, UnknownName, fold
@@ -46,9 +46,6 @@ WIDTHS = (1, 2, 4, 8)
 
 WINDOW_POOL_RATIO = 0.8
 """Tokens of SGLang's sliding-window pool over those of the full pool (`--swa-full-tokens-ratio`)."""
-
-WIDEST_HEAD = 256
-"""Widest head that the usual attention kernels take."""
 
 SURFACE = "surface "
 """Begins the names of the numbers that say which fitted surface answers for a kernel."""
@@ -279,15 +276,8 @@ WINDOW = "/window"
 
 def _softmax_kinds(arch: Architecture) -> tuple[str, str]:
     """Return the kinds of attention, as default kernels are listed, of layers that see everything and of windows."""
-    if arch.attention_sinks:
-        kind = "sinks"
-    elif max(arch.head_dim, arch.window_head_dim) > WIDEST_HEAD:
-        kind = "wide_head"
-    elif arch.head_dim != arch.v_head_dim and arch.full_layers:
-        kind = "unequal"
-    else:
-        return "full", "window"
-    return kind, f"{kind}+window"
+    kind = softmax_kind(arch)
+    return kind, "window" if kind == "full" else f"{kind}+window"
 
 
 def _attention(identity: Identity, kind: str) -> AttentionKernel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from aicalib.engines.command import Command
-from aicalib.engines.kernels import default_backend
+from aicalib.engines.kernels import default_backend, softmax_kind
 from aicalib.engines.loading import KV_FLAG, cache_words, holds_cache
 from aicalib.engines.request import Request
 from aicalib.engines.software import hold_software
@@ -16,9 +16,6 @@ from aicalib.quant import SIXTEEN_BIT, KVCacheQuantMode
 
 BACKEND_VARIABLE = "VLLM_ATTENTION_BACKEND"
 """Takes the attention backend where a version of vLLM has no flag for it."""
-
-WIDEST_HEAD = 256
-"""Widest head that the usual attention kernels take."""
 
 LIKE_FP8 = {"sglang": "fp8_e4m3", "vllm": "fp8", "trtllm": "fp8"}
 """How each engine's tables call a cache of E4M3, which `fp8` means."""
@@ -198,13 +195,9 @@ def attention_kind(arch: Architecture | None) -> str:
 def _listed_kind(arch: Architecture) -> str:
     """Return the kind that defaults are listed by in `kernels.csv`."""
     kind = attention_kind(arch)
-    if kind != "mha":
-        return {"mla": "latent", "sparse": "sparse", "compressed": "sparse"}[kind]
-    if arch.attention_sinks:
-        return "sinks"
-    if max(arch.head_dim, arch.window_head_dim) > WIDEST_HEAD:
-        return "wide_head"
-    return "unequal" if arch.head_dim != arch.v_head_dim and arch.full_layers else "full"
+    if kind == "mha":
+        return softmax_kind(arch)
+    return {"mla": "latent", "sparse": "sparse", "compressed": "sparse"}[kind]
 
 
 def _default(command: Command, kind: str) -> Backend | None:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from aicalib.engines.defaults import version_number
 from aicalib.errors import NotCovered, UnknownName
 from aicalib.hardware import Accelerator
+from aicalib.models import Architecture
 from aicalib.physics.kernels.attention import EIGHT_BIT_MATH, MASKING_PREFILL
 from aicalib.physics.system import ENGINES
 from aicalib.quant.modes import KVCacheQuantMode
@@ -27,6 +28,9 @@ ATTENTION_KINDS = ("full", "window", "sinks", "unequal", "wide_head", "latent", 
 """Full and sliding-window attention; attention with sinks, with keys and values of unequal width, or in a model with
 heads above 256 (each may come with a window); latent (MLA), sparse with an indexer, and linear with a recurrent
 state."""
+
+WIDEST_HEAD = 256
+"""Widest head that the usual attention kernels take."""
 
 
 class AttentionKernel(NamedTuple):
@@ -113,6 +117,18 @@ def generations(accelerator: Accelerator) -> tuple[str, ...]:
         word = accelerator.generation or OTHER_GENERATIONS.get(accelerator.capability)
         return (word, "nvidia") if word else ("nvidia",)
     return (VENDORS.get(accelerator.vendor, "other"),)
+
+
+def softmax_kind(arch: Architecture) -> str:
+    """Return the kind, of `ATTENTION_KINDS`, of a model's softmax layers that see everything.
+
+    Its layers with a window are of that kind with a window, and "window" where it is "full".
+    """
+    if arch.attention_sinks:
+        return "sinks"
+    if max(arch.head_dim, arch.window_head_dim) > WIDEST_HEAD:
+        return "wide_head"
+    return "unequal" if arch.head_dim != arch.v_head_dim and arch.full_layers else "full"
 
 
 @cache

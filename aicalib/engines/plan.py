@@ -17,6 +17,8 @@ import numpy as np
 
 from aicalib.deployment import Deployment, Identity
 from aicalib.engines.flags import flags
+from aicalib.engines.kernel_gates import ATTENTION
+from aicalib.engines.kernels import softmax_kind
 from aicalib.engines.layouts import latent_bits
 from aicalib.engines.registry import kernel_for
 from aicalib.errors import InvalidValue, NotCovered, RequestError
@@ -26,14 +28,14 @@ from aicalib.physics.system import System
 from aicalib.physics.weights import stage_share
 from aicalib.quant import ParsedMode, storage_bits
 
-WIDEST_HEAD = 256
-"""Widest head that the usual attention kernels take."""
-
 SLIDING = "sliding_window"
 """vLLM's word for all layers with a window, among the layers that keep a 16-bit cache."""
 
 LATENT_ROWS = "latent rows"
 """8-bit rows of sparse latent attention that hold scales (`aicalib.engines.layouts.latent_bits`)."""
+
+OPERATOR_OF = {kind: operator for operator, kind in ATTENTION.items()}
+"""Kinds of attention layers, as rules name them -> as operators do."""
 
 SKIP_FLAG = "--kv-cache-dtype-skip-layers"
 
@@ -146,19 +148,9 @@ def _products(who: Identity) -> list[dict[str, Any]]:
 # --------------------------------------------------------------------------------------------- kinds of layers
 
 
-def _softmax(who: Identity) -> str:
-    """Return the operator of softmax layers with heads of their own."""
-    arch = who.architecture
-    if arch.attention_sinks:
-        return "sink_attention"
-    if max(arch.head_dim, arch.window_head_dim) > WIDEST_HEAD:
-        return "wide_attention"
-    return "unequal_attention" if arch.head_dim != arch.v_head_dim and arch.full_layers else "attention"
-
-
 def _operator(who: Identity, kind: str) -> str | None:
     """Return the operator of a kind of layer; None where no kernel of it is listed."""
-    softmax = _softmax(who)
+    softmax = OPERATOR_OF[softmax_kind(who.architecture)]
     return {
         "full_layers": softmax,
         "window_layers": "window_attention" if softmax == "attention" else softmax,
