@@ -18,6 +18,7 @@ from aicalib.engines.launch import starts
 from aicalib.engines.plan import kernel_plan, scales_of
 from aicalib.engines.registry import FALLBACK, OPERATORS, PRIORITIES, kernel_for
 from aicalib.engines.request import request_of
+from aicalib.engines.versions import VersionRange
 from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName
 from aicalib.hardware import get_accelerator, list_accelerators
 from aicalib.identify import identify, surface_codes
@@ -169,13 +170,13 @@ def test_rules_are_unique_sourced_and_of_known_words():
         assert {*rule.kinds} <= kinds
         assert rule.source
         assert rule.priority in (*PRIORITIES, "*")
-        assert rule.since < rule.until
+        assert rule.versions.since < rule.versions.until
         for word in rule.generations:
             for kind in rule.kinds:
                 for form in rule.formats:
                     key = (
                         rule.engine,
-                        rule.since,
+                        rule.versions.since,
                         word,
                         kind,
                         form,
@@ -205,8 +206,27 @@ def test_every_backend_has_a_name_and_every_name_a_backend():
     for row in rows:
         assert row["kernel"]
         assert row["file"]
-        if row["until"]:
-            assert version_number(row["since"] + ".0") < version_number(row["until"] + ".0")
+        versions = VersionRange.of(row)
+        assert versions.since < versions.until
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "version", "included"),
+    [
+        ("0", "", "0.4.1", True),
+        ("0.5", "", "0.4.9", False),
+        ("0.5", "0.5.9", "0.5.8.post1", True),
+        ("0.5", "0.5.9", "0.5.9", False),
+        ("0.5.23", "", "main", True),
+        ("0", "0.5.9", "main", False),
+        ("0", "1", "1.0.0", False),
+    ],
+)
+def test_a_range_ends_before_its_last_version_and_holds_for_a_nightly_where_open(
+    since, until, version, included
+):
+    versions = VersionRange.of({"since": since, "until": until})
+    assert versions.includes(version_number(version)) is included
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def choose(asked: Asked, kind: str, formats: tuple[str, ...], backend: str | Non
         and not rule.formats.isdisjoint((*formats, ANY))
         and rule.priority in (asked.priority, ANY)
     ]
-    present = [rule for rule in found if rule.holds(at)]
+    present = [rule for rule in found if rule.versions.includes(at)]
     if backend is None:
         present = [rule for rule in present if not rule.named]
     else:
@@ -108,7 +108,7 @@ def choose(asked: Asked, kind: str, formats: tuple[str, ...], backend: str | Non
             raise NotCovered(f"backend {backend} does not run it: {reason}")
         present = of_name
     if not present:
-        later = [rule for rule in found if rule.since > at]
+        later = [rule for rule in found if rule.versions.since > at]
         reason = "a later version has it" if later else "no table holds one"
         raise NotCovered(f"no kernel is known: {reason}")
     best = max(present, key=lambda rule: (order(rule, words, formats), rule.priority != ANY))

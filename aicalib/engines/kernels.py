@@ -13,10 +13,10 @@ from __future__ import annotations
 import csv
 from functools import cache
 from importlib.resources import files
-from math import inf
 from typing import NamedTuple
 
 from aicalib.engines.defaults import version_number
+from aicalib.engines.versions import VersionRange
 from aicalib.errors import NotCovered, UnknownName
 from aicalib.hardware import Accelerator
 from aicalib.models import Architecture
@@ -88,11 +88,10 @@ MODE = "mode="
 
 
 class Rule(NamedTuple):
-    """One row of `kernels.csv`; columns as there, with lists as sets and versions as numbers."""
+    """One row of `kernels.csv`; columns as there, with lists as sets and since and until as a range."""
 
     engine: str
-    since: float
-    until: float
+    versions: VersionRange
     generations: frozenset[str]
     kinds: tuple[str, ...]
     formats: frozenset[str]
@@ -102,10 +101,6 @@ class Rule(NamedTuple):
     needs: str
     surface: str
     source: str
-
-    def holds(self, at: float) -> bool:
-        """Tell whether it is a rule of a version; a nightly, without a number, is the newest."""
-        return self.since <= at and (at < self.until or self.until == inf)
 
 
 def generations(accelerator: Accelerator) -> tuple[str, ...]:
@@ -138,8 +133,7 @@ def rules() -> tuple[Rule, ...]:
     return tuple(
         Rule(
             engine=row["engine"],
-            since=version_number(f"{row['since']}.0"),
-            until=version_number(f"{row['until']}.0") if row["until"] else inf,
+            versions=VersionRange.of(row),
             generations=frozenset(row["generation"].split()),
             kinds=tuple(row["kind"].split()),
             formats=frozenset(row["format"].split()),
@@ -174,7 +168,7 @@ def order(rule: Rule, words: tuple[str, ...], formats: tuple[str, ...]) -> tuple
     narrowest = next(place for place, form in enumerate((*formats, ANY)) if form in rule.formats)
     nearest = next((place for place, word in enumerate(words) if word in rule.generations), len(words))
     by_mode = narrowest < len(formats) and formats[narrowest].startswith(MODE)
-    return (-narrowest if by_mode else -len(formats), -nearest, -narrowest, rule.since)
+    return (-narrowest if by_mode else -len(formats), -nearest, -narrowest, rule.versions.since)
 
 
 @cache
@@ -210,7 +204,7 @@ def default_backend(
         for rule in rules_of(engine, kind)
         if rule.surface
         and not rule.named
-        and rule.holds(at)
+        and rule.versions.includes(at)
         and not rule.generations.isdisjoint((*words, ANY))
         and not rule.formats.isdisjoint((number_format, ANY))
     ]

@@ -11,7 +11,6 @@ import csv
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from math import inf
 from typing import Any, Final, NamedTuple
 
 from aicalib.engines.defaults import version_number
@@ -27,6 +26,7 @@ from aicalib.engines.kernel_gates import (
 from aicalib.engines.kernels import ANY, MODE, attention_kernel, default_backend
 from aicalib.engines.moe_kernels import dense_format, expert_format
 from aicalib.engines.tables import page_tokens
+from aicalib.engines.versions import VersionRange
 from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName
 from aicalib.hardware import Accelerator
 from aicalib.physics.system import ENGINES
@@ -279,10 +279,9 @@ def _name(asked: Asked, backend: str, formats: tuple[str, ...]) -> Mapping[str, 
     for row in _names(asked.engine, asked.kind, backend):
         listed = set(row["format"].split())
         place = next((each for each, form in enumerate((*formats, ANY)) if form in listed), None)
-        since = version_number(f"{row['since']}.0")
-        until = version_number(f"{row['until']}.0") if row["until"] else inf
-        if place is not None and row["phase"] in wanted and since <= at and (at < until or until == inf):
-            found.append((-place, row["phase"] != ANY, since, row))
+        versions = VersionRange.of(row)
+        if place is not None and row["phase"] in wanted and versions.includes(at):
+            found.append((-place, row["phase"] != ANY, versions.since, row))
     if not found:
         raise NotCovered(f"what {backend} calls in {asked.engine} {asked.version} is not known")
     return max(found, key=lambda each: each[:3])[3]

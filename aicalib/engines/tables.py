@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from aicalib.engines import flags
 from aicalib.engines.defaults import version_number
 from aicalib.engines.kernels import generations
+from aicalib.engines.versions import VersionRange
 from aicalib.errors import fold
 from aicalib.hardware import Accelerator
 
@@ -132,20 +133,14 @@ def software_table() -> Mapping[str, Any]:
 
 def environment_words(name: str, version: str) -> tuple[str, ...]:
     """Return the words that an environment variable of vLLM takes in a version, nothing where it is too old."""
-    rows = [row for row in _settings_file("environment.toml")[name] if holds({**row, "until": ""}, version)]
+    rows = _of_version(_settings_file("environment.toml")[name], version)
     return tuple(rows[-1]["words"]) if rows else ()
 
 
-def holds(row: Mapping[str, str], version: str) -> bool:
-    """Tell whether a row with `since` and `until` (not included) holds for a version."""
+def _of_version(rows: Iterable[Mapping[str, Any]], version: str) -> list[Mapping[str, Any]]:
+    """Return the rows that hold for a version."""
     at = version_number(version)
-    return at >= version_number(_padded(row["since"])) and (
-        not row["until"] or at < version_number(_padded(row["until"]))
-    )
-
-
-def _padded(version: str) -> str:
-    return version if version.count(".") else f"{version}.0"
+    return [row for row in rows if VersionRange.of(row).includes(at)]
 
 
 CONTAINERS = ("compressed-tensors", "quark", "modelopt_mixed", "auto-round", "gptq_marlin")
@@ -169,8 +164,7 @@ def methods(engine: str, version: str) -> tuple[Method, ...]:
             row["method"], row["how"], row["field"], row["format"], row["nvidia"], row["others"], row["dtype"],
             bool(row["named"]), row["source"],
         )
-        for row in _rows("formats.csv", engine)
-        if holds(row, version)
+        for row in _of_version(_rows("formats.csv", engine), version)
     )  # fmt: skip
     if engine == "trtllm":
         return found
@@ -206,8 +200,7 @@ def backends(engine: str, version: str) -> tuple[Backend, ...]:
             row["backend"], tuple(row["models"].split()), row["nvidia"], row["others"], _caches(row["caches"]),
             row["fp8_math"], row["pages"], row["role"], row["source"],
         )
-        for row in _rows("attention.csv", engine)
-        if holds(row, version)
+        for row in _of_version(_rows("attention.csv", engine), version)
     )  # fmt: skip
 
 
