@@ -127,3 +127,42 @@ class Command:
                 )
             else:
                 self.add(option, spellings, None if row["kind"] == "switch" else value)
+
+
+def model_path(command: Command) -> str | None:
+    """Return what the engine is told to load; None without a model."""
+    request = command.request
+    arch = request.architecture
+    if request.checkpoint is not None:
+        return request.checkpoint
+    if arch is None:
+        command.notes.append("no model was given: nothing is checked that depends on one")
+        return None
+    if arch.hf_id:
+        return arch.hf_id
+    return arch.source.removesuffix("/config.json") or arch.name
+
+
+def speculation(command: Command) -> tuple[str, int] | None:
+    """Return the method of speculation, "mtp" or "eagle", and the tokens drafted a step; None where none was asked for.
+
+    Raises
+    ------
+    Refusal
+        For options that say nothing without a method, another method, or no number of tokens.
+    """
+    request = command.request
+    method = request.get("spec_method")
+    if method is None:
+        for option in ("spec_algorithm", "spec_tokens", "draft_model", "draft_gemm"):
+            if request.get(option) is not None:
+                raise Refusal(
+                    f"{option} without spec_method says nothing", {option: None}, {"spec_method": "mtp"}
+                )
+        return None
+    if method not in ("mtp", "eagle"):
+        raise Refusal(f"spec_method '{method}': known are mtp and eagle", {"spec_method": None})
+    tokens = request.get("spec_tokens")
+    if tokens is None:
+        raise Refusal("speculation needs spec_tokens: whole tokens drafted a step", {"spec_tokens": 3})
+    return method, tokens

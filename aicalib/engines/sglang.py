@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from aicalib.engines.cache import check_page, resolve_attention
-from aicalib.engines.command import Command
+from aicalib.engines.command import Command, model_path, speculation
 from aicalib.engines.defaults import version_number
 from aicalib.engines.loading import TORCHAO
+from aicalib.engines.request import hub_name
 from aicalib.engines.tables import MoeBackend, listed, moe_backends
 from aicalib.engines.weights import Weights, model_dtype, resolve_weights
 from aicalib.errors import Refusal
@@ -73,20 +74,6 @@ def fill(command: Command) -> None:
     _graphs(command)
     _speculation(command)
     command.add_settings()
-
-
-def model_path(command: Command) -> str | None:
-    """Return what the engine is told to load; None without a model."""
-    request = command.request
-    arch = request.architecture
-    if request.checkpoint is not None:
-        return request.checkpoint
-    if arch is None:
-        command.notes.append("no model was given: nothing is checked that depends on one")
-        return None
-    if arch.hf_id:
-        return arch.hf_id
-    return arch.source.removesuffix("/config.json") or arch.name
 
 
 def _widths(command: Command) -> None:
@@ -173,20 +160,10 @@ def _graphs(command: Command) -> None:
 
 
 def _speculation(command: Command) -> None:
-    request = command.request
-    method = request.get("spec_method")
-    if method is None:
-        for option in ("spec_algorithm", "spec_tokens", "draft_model", "draft_gemm"):
-            if request.get(option) is not None:
-                raise Refusal(
-                    f"{option} without spec_method says nothing", {option: None}, {"spec_method": "mtp"}
-                )
+    request, drafted = command.request, speculation(command)
+    if drafted is None:
         return
-    if method not in ("mtp", "eagle"):
-        raise Refusal(f"spec_method '{method}': known are mtp and eagle", {"spec_method": None})
-    tokens = request.get("spec_tokens")
-    if tokens is None:
-        raise Refusal("speculation needs spec_tokens: whole tokens drafted a step", {"spec_tokens": 3})
+    method, tokens = drafted
     if request.get("enable_mixed_chunk"):
         raise Refusal(
             "enable_mixed_chunk with speculation: SGLang drops mixed chunks then",
@@ -196,8 +173,6 @@ def _speculation(command: Command) -> None:
     command.add("spec_algorithm", ["--speculative-algorithm"], algorithm)
     draft = request.get("draft_model")
     if draft is not None:
-        from aicalib.engines.request import hub_name
-
         command.add("draft_model", ["--speculative-draft-model-path"], hub_name(draft))
     command.add("spec_tokens", ["--speculative-num-steps"], tokens)
     command.add("spec_tokens", ["--speculative-eagle-topk"], 1)

@@ -12,8 +12,8 @@ import re
 from typing import Any
 
 from aicalib.engines.cache import check_page, resolve_attention
-from aicalib.engines.command import Command
-from aicalib.engines.sglang import model_path
+from aicalib.engines.command import Command, model_path
+from aicalib.engines.request import hub_name
 from aicalib.engines.weights import model_dtype, resolve_weights
 from aicalib.errors import InvalidValue, Refusal
 
@@ -118,8 +118,6 @@ def _speculation(command: Command) -> None:
             "speculative_config.num_nextn_predict_layers": tokens,
         }
         return
-    from aicalib.engines.request import hub_name
-
     command.yaml |= {"speculative_config.decoding_type": "Eagle", "speculative_config.max_draft_len": tokens}
     if request.get("draft_model") is not None:
         command.yaml["speculative_config.speculative_model_dir"] = hub_name(request.get("draft_model"))

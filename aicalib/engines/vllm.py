@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 from aicalib.engines.cache import BACKEND_VARIABLE, check_page, resolve_attention
-from aicalib.engines.command import Command
+from aicalib.engines.command import Command, model_path, speculation
 from aicalib.engines.defaults import version_number
 from aicalib.engines.releases import newest_version
-from aicalib.engines.sglang import model_path
+from aicalib.engines.request import hub_name
 from aicalib.engines.weights import model_dtype, resolve_weights
 from aicalib.errors import Refusal
 
@@ -147,20 +147,10 @@ def captured(largest: int) -> list[int]:
 
 
 def _speculation(command: Command) -> None:
-    request = command.request
-    method = request.get("spec_method")
-    if method is None:
-        for option in ("spec_algorithm", "spec_tokens", "draft_model", "draft_gemm"):
-            if request.get(option) is not None:
-                raise Refusal(
-                    f"{option} without spec_method says nothing", {option: None}, {"spec_method": "mtp"}
-                )
+    request, drafted = command.request, speculation(command)
+    if drafted is None:
         return
-    if method not in ("mtp", "eagle"):
-        raise Refusal(f"spec_method '{method}': known are mtp and eagle", {"spec_method": None})
-    tokens = request.get("spec_tokens")
-    if tokens is None:
-        raise Refusal("speculation needs spec_tokens: whole tokens drafted a step", {"spec_tokens": 3})
+    method, tokens = drafted
     if method == "mtp" and request.get("spec_algorithm") is None and _older(command, MTP_SINCE):
         raise Refusal(
             f"spec_method mtp: {command.label} has a word for the drafter of each model, deepseek_mtp for one",
@@ -171,8 +161,6 @@ def _speculation(command: Command) -> None:
     config: dict[str, object] = {"method": method, "num_speculative_tokens": tokens}
     draft, form = request.get("draft_model"), request.get("draft_gemm")
     if draft is not None:
-        from aicalib.engines.request import hub_name
-
         config["model"] = hub_name(draft)
     if form is not None:
         if form not in ("fp8", "bfloat16", "float16"):
