@@ -37,6 +37,10 @@ from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName
              "max_running_requests": 256, "gemm": "bfloat16"},
         ),
         (
+            "sglang serve --model Qwen/Qwen3-30B-A3B --quantization modelopt_fp4",
+            {"model": "Qwen/Qwen3-30B-A3B", "moe": "nvfp4", "quantization": "modelopt_fp4"},
+        ),
+        (
             "trtllm-serve meta-llama/Llama-3.3-70B-Instruct --backend pytorch --tp_size 4 --max_batch_size 64",
             {"model": "meta-llama/Llama-3.3-70B-Instruct", "tp": 4, "max_running_requests": 64},
         ),
@@ -87,8 +91,7 @@ def test_there_and_back_is_the_same_start(options):
         back = read_launch(first.line(), version, first.files.get("config.yaml"))
         more = {"gpu": asked["gpu"]}
         if "checkpoint" in asked:  # what the path stores stands nowhere on the line
-            more |= {"model": asked["model"], "checkpoint": asked["checkpoint"]}
-            more |= {name: asked[name] for name in ("gemm", "moe") if name in asked}
+            more |= {name: asked.get(name) for name in ("model", "checkpoint", "gemm", "moe")}
         again = {**back.options, **more, "engine": engine, "engine_version": version}
         second = launch(request_of(again))
         assert (second.argv, second.env, second.files) == (first.argv, first.env, first.files)

@@ -301,7 +301,7 @@ def _weights(found: Understood, given: Mapping[str, str | None]) -> None:
         options["quantization"] = method
 
 
-AMBIGUOUS = ("experts_int8",)
+AMBIGUOUS = ("experts_int8", "modelopt_fp4")
 """Online methods that make what another makes, and must be named to be had."""
 
 
