@@ -8,15 +8,15 @@ Rates are per GPU: `tput_per_gpu` counts input and output tokens over all GPUs; 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from perfdb.keys import KEYS
-from perfdb.readers.reading import Reading
+from perfdb.readers.reading import Reading, results
 from perfdb.readers.source import Object, Source
 from perfdb.readers.spellings import WEIGHTS, model_named
 from perfdb.readers.values import number, scaled
-from perfdb.record import Record, Rejection
+from perfdb.record import Record
 
 NAME = "inferencex"
 
@@ -43,17 +43,8 @@ def _is_result(found: Mapping[str, Any]) -> bool:
 
 def read(source: Source) -> Reading:
     """Read one record an object."""
-    return Reading(_records(source), {"tool": "InferenceX"})
-
-
-def _records(source: Source) -> Iterator[Record | Rejection]:
-    for item in source.objects():
-        if isinstance(item, Rejection):
-            yield item
-        elif not _is_result(item.data):
-            yield Rejection(item.number, f"not an {NAME} result: no hw, framework and tput_per_gpu")
-        else:
-            yield _record(item)
+    otherwise = f"not an {NAME} result: no hw, framework and tput_per_gpu"
+    return Reading(results(source, _is_result, _record, otherwise), {"tool": "InferenceX"})
 
 
 def _record(item: Object) -> Record:

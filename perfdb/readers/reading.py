@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from perfdb.readers.source import Source
+from perfdb.readers.source import Object, Source
 from perfdb.record import Record, Rejection
 
 
@@ -27,6 +27,33 @@ class Reading:
     records: Iterable[Record | Rejection]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     steps: Iterable[Mapping[str, Any]] = ()
+
+
+def results(
+    source: Source,
+    is_result: Callable[[Mapping[str, Any]], bool],
+    record: Callable[[Object], Record | Rejection],
+    otherwise: str,
+) -> Iterator[Record | Rejection]:
+    """Stream one record an object, of a file in which every object should be a result of one tool.
+
+    Parameters
+    ----------
+    source : Source
+    is_result : callable
+        Tells whether an object is one.
+    record : callable
+        Reads one that is.
+    otherwise : str
+        Why one that is not is rejected.
+    """
+    for item in source.objects():
+        if isinstance(item, Rejection):
+            yield item
+        elif is_result(item.data):
+            yield record(item)
+        else:
+            yield Rejection(item.number, otherwise)
 
 
 class Format(Protocol):

@@ -8,13 +8,13 @@ is the server's last gauge, not a mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-from perfdb.readers.reading import Reading
+from perfdb.readers.reading import Reading, results
 from perfdb.readers.source import Object, Source
 from perfdb.readers.values import ratio
-from perfdb.record import Record, Rejection
+from perfdb.record import Record
 
 NAME = "sglang_bench_offline_throughput"
 
@@ -40,17 +40,10 @@ def _is_result(first: Mapping[str, Any]) -> bool:
 
 def read(source: Source) -> Reading:
     """Read one record a line."""
-    return Reading(_records(source), {"tool": "sglang.bench_offline_throughput"})
-
-
-def _records(source: Source) -> Iterator[Record | Rejection]:
-    for item in source.objects():
-        if isinstance(item, Rejection):
-            yield item
-        elif not _is_result(item.data):
-            yield Rejection(item.number, f"not a {NAME} line: no successful_requests and total_latency")
-        else:
-            yield _record(item)
+    otherwise = f"not a {NAME} line: no successful_requests and total_latency"
+    return Reading(
+        results(source, _is_result, _record, otherwise), {"tool": "sglang.bench_offline_throughput"}
+    )
 
 
 def _record(item: Object) -> Record:

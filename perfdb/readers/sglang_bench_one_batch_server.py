@@ -17,15 +17,15 @@ its figures, by version:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from perfdb.readers.launch_line import sglang_arguments
-from perfdb.readers.reading import Reading
+from perfdb.readers.reading import Reading, results
 from perfdb.readers.sglang_bench_one_batch import difference, product
 from perfdb.readers.source import Object, Source
 from perfdb.readers.values import number, ratio, scaled
-from perfdb.record import Record, Rejection
+from perfdb.record import Record
 
 NAME = "sglang_bench_one_batch_server"
 
@@ -55,17 +55,8 @@ def _is_result(first: Mapping[str, Any]) -> bool:
 
 def read(source: Source) -> Reading:
     """Read one record a line, or one an item of the list."""
-    return Reading(_records(source), {"tool": "sglang.bench_one_batch_server"})
-
-
-def _records(source: Source) -> Iterator[Record | Rejection]:
-    for item in source.objects():
-        if isinstance(item, Rejection):
-            yield item
-        elif not _is_result(item.data):
-            yield Rejection(item.number, f"not a {NAME} line: no latency and overall_throughput")
-        else:
-            yield _record(item)
+    otherwise = f"not a {NAME} line: no latency and overall_throughput"
+    return Reading(results(source, _is_result, _record, otherwise), {"tool": "sglang.bench_one_batch_server"})
 
 
 def _record(item: Object) -> Record:

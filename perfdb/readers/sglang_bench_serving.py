@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
-from perfdb.readers.reading import Reading
+from perfdb.readers.reading import Reading, results
 from perfdb.readers.sglang_server_info import settings
 from perfdb.readers.source import Object, Source, count
 from perfdb.readers.values import mapping, number, ratio
@@ -78,19 +79,10 @@ def _is_result(first: Mapping[str, Any]) -> bool:
 
 def read(source: Source) -> Reading:
     """Read one record a line; the file name is asked for the number of prompts only."""
-    return Reading(_records(source), {"tool": "sglang.bench_serving"})
-
-
-def _records(source: Source) -> Iterator[Record | Rejection]:
     named = _FILE_NAME.match(source.path.name)
-    prompts_in_name = int(named[1]) if named else None
-    for item in source.objects():
-        if isinstance(item, Rejection):
-            yield item
-        elif not _is_result(item.data):
-            yield Rejection(item.number, f"not a {NAME} line: no dataset_name and median_ttft_ms")
-        else:
-            yield _record(item, prompts_in_name)
+    record = partial(_record, prompts_in_name=int(named[1]) if named else None)
+    otherwise = f"not a {NAME} line: no dataset_name and median_ttft_ms"
+    return Reading(results(source, _is_result, record, otherwise), {"tool": "sglang.bench_serving"})
 
 
 def _record(item: Object, prompts_in_name: int | None) -> Record | Rejection:

@@ -6,14 +6,14 @@ line alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from perfdb.readers.reading import Reading
+from perfdb.readers.reading import Reading, results
 from perfdb.readers.source import Object, Source, count
 from perfdb.readers.spellings import by_meaning, model_named
 from perfdb.readers.values import mapping, scaled
-from perfdb.record import Record, Rejection
+from perfdb.record import Record
 
 NAME = "vllm_bench_latency"
 
@@ -31,17 +31,8 @@ def _is_result(found: Mapping[str, Any]) -> bool:
 
 def read(source: Source) -> Reading:
     """Read one record an object."""
-    return Reading(_records(source), {"tool": "vllm bench latency"})
-
-
-def _records(source: Source) -> Iterator[Record | Rejection]:
-    for item in source.objects():
-        if isinstance(item, Rejection):
-            yield item
-        elif not _is_result(item.data):
-            yield Rejection(item.number, f"not a {NAME} result: no avg_latency, latencies and percentiles")
-        else:
-            yield _record(item)
+    otherwise = f"not a {NAME} result: no avg_latency, latencies and percentiles"
+    return Reading(results(source, _is_result, _record, otherwise), {"tool": "vllm bench latency"})
 
 
 def _record(item: Object) -> Record:

@@ -8,11 +8,11 @@ engine, and holds neither GPU, widths nor nominal lengths unless `--metadata` or
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from perfdb.keys import KEYS
-from perfdb.readers.reading import Reading
+from perfdb.readers.reading import Reading, results
 from perfdb.readers.source import Object, Source
 from perfdb.readers.spellings import by_meaning, model_named
 from perfdb.readers.values import ratio
@@ -54,17 +54,8 @@ def _is_result(found: Mapping[str, Any]) -> bool:
 
 def read(source: Source) -> Reading:
     """Read one record an object."""
-    return Reading(_records(source), {"tool": "vllm bench serve"})
-
-
-def _records(source: Source) -> Iterator[Record | Rejection]:
-    for item in source.objects():
-        if isinstance(item, Rejection):
-            yield item
-        elif not _is_result(item.data):
-            yield Rejection(item.number, f"not a {NAME} result: no model_id, request_throughput and duration")
-        else:
-            yield _record(item)
+    otherwise = f"not a {NAME} result: no model_id, request_throughput and duration"
+    return Reading(results(source, _is_result, _record, otherwise), {"tool": "vllm bench serve"})
 
 
 def _record(item: Object) -> Record | Rejection:

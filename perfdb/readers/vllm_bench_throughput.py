@@ -5,13 +5,13 @@ The file holds the sum of input and output tokens, not the parts: lengths come f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from perfdb.readers.reading import Reading
+from perfdb.readers.reading import Reading, results
 from perfdb.readers.source import Object, Source
 from perfdb.readers.spellings import by_meaning, model_named
-from perfdb.record import Record, Rejection
+from perfdb.record import Record
 
 NAME = "vllm_bench_throughput"
 
@@ -34,17 +34,8 @@ def _is_result(found: Mapping[str, Any]) -> bool:
 
 def read(source: Source) -> Reading:
     """Read one record an object."""
-    return Reading(_records(source), {"tool": "vllm bench throughput"})
-
-
-def _records(source: Source) -> Iterator[Record | Rejection]:
-    for item in source.objects():
-        if isinstance(item, Rejection):
-            yield item
-        elif not _is_result(item.data):
-            yield Rejection(item.number, f"not a {NAME} result: no elapsed_time and tokens_per_second")
-        else:
-            yield _record(item)
+    otherwise = f"not a {NAME} result: no elapsed_time and tokens_per_second"
+    return Reading(results(source, _is_result, _record, otherwise), {"tool": "vllm bench throughput"})
 
 
 def _record(item: Object) -> Record:
