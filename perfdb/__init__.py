@@ -27,8 +27,9 @@ from perfdb.errors import (
     UnknownProfile,
 )
 from perfdb.files import ReadResult, read_records, run_ids
+from perfdb.flags import FlagsApplied
 from perfdb.record import Record, Rejection, Remark
-from perfdb.store import FlagsApplied, Store
+from perfdb.store import Store
 
 __all__ = [
     "ContextRefused",

@@ -9,7 +9,6 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from hashlib import sha256
@@ -17,12 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from perfdb import quality
+from perfdb import flags, quality
 from perfdb.absorb import IngestReport
 from perfdb.amend import Amended, amend
 from perfdb.connection import is_broken, opened, transaction
 from perfdb.errors import (
-    FlagsFileError,
     ProfileExists,
     QueryRefused,
     ReadOnlyStore,
@@ -30,6 +28,7 @@ from perfdb.errors import (
 )
 from perfdb.exchange import import_folder, merge
 from perfdb.export import export
+from perfdb.flags import FlagsApplied
 from perfdb.folder import Manifest
 from perfdb.ingest import ingest
 from perfdb.keys import KEYS
@@ -48,14 +47,6 @@ WHERE r.status = 'incomplete'
 GROUP BY s.file_sha256, s.source, r.missing ORDER BY ALL
 """
 """Incomplete runs by file and what they lack."""
-
-
-@dataclass(frozen=True)
-class FlagsApplied:
-    """What became of a flags file: flags set, and the lines that met no stored run."""
-
-    applied: int
-    unmatched: list[int]
 
 
 class Store:
@@ -216,7 +207,7 @@ class Store:
             Number of flags newly set. Runs that are not stored are passed over.
         """
         with self._writing() as connection:
-            return _add_flags(connection, [dict(row) | {"origin": origin} for row in rows])
+            return flags.add(connection, [dict(row) | {"origin": origin} for row in rows])
 
     def refresh_flags(self) -> dict[str, int]:
         """Compute the flags of every quality rule anew; return the number of runs under each."""
@@ -235,27 +226,9 @@ class Store:
             If a line is not such an object; the message has its number.
         """
         path = Path(path)
-        entries = list(_flag_entries(path))
-        origin = f"file:{path.name}"
-        rows: list[dict[str, str]] = []
-        unmatched: list[int] = []
+        entries = list(flags.read_entries(path))
         with self._writing() as connection:
-            runs = _runs_by_reference(connection, entries)
-            for number, entry in entries:
-                wanted = entry.get("match", {}).items()
-                found = {
-                    run["run_id"]
-                    for run in runs.get((entry["source"], entry["src_ref"]), [])
-                    if all(run.get(name) == value for name, value in wanted)
-                }
-                if not found:
-                    unmatched.append(number)
-                rows += [
-                    {"run_id": run_id, "flag": entry["flag"], "reason": entry["reason"], "origin": origin}
-                    for run_id in sorted(found)
-                ]
-            connection.execute("DELETE FROM flags WHERE origin = $1", [origin])
-            return FlagsApplied(_add_flags(connection, rows), unmatched)
+            return flags.replace(connection, path.name, entries)
 
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Answer one SQL query; the view `runs` has one row a run.
@@ -504,62 +477,6 @@ class Store:
     def _must_write(self) -> None:
         if self.read_only:
             raise ReadOnlyStore(f"{self.path} was opened for reading only")
-
-
-def _add_flags(connection: duckdb.DuckDBPyConnection, rows: list[dict[str, str]]) -> int:
-    """Insert flags on stored runs, each (run, flag, origin) once; return how many are new."""
-    import pandas as pd
-
-    if not rows:
-        return 0
-    wanted = pd.DataFrame(rows, columns=["run_id", "flag", "reason", "origin"])  # noqa: F841 (read by the query)
-    fresh = connection.execute(
-        """
-        INSERT INTO flags
-        SELECT DISTINCT ON (run_id, flag, origin) * FROM wanted
-        WHERE run_id IN (SELECT run_id FROM run_records)
-            AND (run_id, flag, origin) NOT IN (SELECT (run_id, flag, origin) FROM flags)
-        """
-    )
-    return int(fresh.fetchall()[0][0])
-
-
-def _runs_by_reference(
-    connection: duckdb.DuckDBPyConnection, entries: list[tuple[int, dict[str, Any]]]
-) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Return the stored runs of each source and reference that the entries name."""
-    rows = connection.execute(
-        """
-        SELECT s.source, s.src_ref, to_json(r) FROM run_sources s JOIN runs r USING (run_id)
-        WHERE (s.source, s.src_ref) IN (SELECT (unnest($1::VARCHAR[]), unnest($2::VARCHAR[])))
-        """,
-        [[entry["source"] for _, entry in entries], [entry["src_ref"] for _, entry in entries]],
-    )
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for source, reference, run in rows.fetchall():
-        found.setdefault((source, reference), []).append(json.loads(run))
-    return found
-
-
-def _flag_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read a flags file; blank lines are passed over."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise FlagsFileError(f"{path} is not text: {error}") from error
-    for number, text in enumerate(lines, start=1):
-        if not text.strip():
-            continue
-        try:
-            entry = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise FlagsFileError(f"{path} line {number} is not JSON: {error}") from error
-        if not isinstance(entry, dict):
-            raise FlagsFileError(f"{path} line {number} is not a JSON object")
-        absent = {"source", "src_ref", "flag", "reason"} - entry.keys()
-        if absent:
-            raise FlagsFileError(f"{path} line {number} lacks {', '.join(sorted(absent))}")
-        yield number, entry
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:
