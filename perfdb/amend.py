@@ -15,8 +15,8 @@ from perfdb.choice import choose
 from perfdb.connection import LARGE_BYTES, attached, transaction, workspace
 from perfdb.errors import ContextRefused, NothingChosen
 from perfdb.keys import KEYS, MEASURED
+from perfdb.layout import put_runs
 from perfdb.record import Alike, Rejection
-from perfdb.staging import put_runs
 
 if TYPE_CHECKING:
     import duckdb

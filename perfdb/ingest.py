@@ -10,9 +10,10 @@ from perfdb import sidecar
 from perfdb.absorb import IngestReport, absorb
 from perfdb.connection import LARGE_BYTES, attached, transaction, workspace
 from perfdb.errors import ContextRefused, UnknownFormat
+from perfdb.layout import remember
 from perfdb.readers import aiconfigurator_kernels
 from perfdb.record import Alike
-from perfdb.staging import Progress, remember, stage, survey
+from perfdb.staging import Progress, stage, survey
 
 
 def ingest(

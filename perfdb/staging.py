@@ -1,20 +1,18 @@
-"""A file into a side store: its records found, judged, and laid out in the tables of a store."""
+"""A file into a side store: its records found, and laid out in the tables of a store a batch at a time."""
 
 from __future__ import annotations
 
 import codecs
 import hashlib
-import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from perfdb import startups
-from perfdb.canonical import FOUND, judge
-from perfdb.keys import CONFIGURATION, KEYS, PROVENANCE
+from perfdb.canonical import FOUND
+from perfdb.encoding import encoded, finite, utf8
+from perfdb.layout import lay_out, put_steps, remember
 from perfdb.readers import format_of, runs
 from perfdb.readers.framing import SPACE, Piece
 from perfdb.readers.redact import SUSPICIOUS
@@ -36,13 +34,6 @@ LONGEST_PLAIN_BYTES: Final = 8 * 2**20
 """Lines up to which DuckDB reads a file itself."""
 LARGEST_VALUE: Final = 2**20
 """Characters of JSON up to which a value that no column has is kept beside the raw line."""
-ORIGIN: Final = "ingest"
-"""Origin of the flags that say what was taken as missing while a line was read."""
-
-_STEP_COLUMNS: Final = (
-    "line", "rank", "phase", "new_seqs", "new_tokens", "cached_tokens", "running", "queued",
-    "used_tokens", "token_usage", "gen_tok_s", "input_tok_s", "accept_length", "cuda_graph",
-)  # fmt: skip
 
 Progress = Callable[[int], object]
 
@@ -88,7 +79,7 @@ def stage(
         finder = _Finder(*given)
         reading = form.read(source)
         finder.take(reading.records)
-        _put_steps(connection, look.sha256, reading.steps, finder.starts)
+        put_steps(connection, look.sha256, reading.steps, finder.starts)
         metadata |= reading.metadata
     lines = connection.execute(
         "SELECT (SELECT count(*) FROM run_sources) + (SELECT count(*) FROM startup_sources) "
@@ -96,29 +87,6 @@ def stage(
     ).fetchall()[0][0]
     remember(connection, look.sha256, path, form.NAME, lines, metadata)
     return form.NAME
-
-
-def remember(
-    connection: duckdb.DuckDBPyConnection,
-    sha256: str,
-    path: Path,
-    form: str,
-    lines: int,
-    metadata: Mapping[str, Any],
-) -> None:
-    """Write down the file itself."""
-    connection.execute(
-        "INSERT INTO files BY NAME SELECT $1 AS sha256, $2 AS name, $3 AS format, $4 AS ingested_at, $5 AS lines, "
-        "$6 AS metadata",
-        [
-            sha256,
-            path.name,
-            form,
-            datetime.now(UTC).replace(tzinfo=None),
-            lines,
-            _encoded(metadata) if metadata else None,
-        ],
-    )
 
 
 def identify(connection: duckdb.DuckDBPyConnection, records: Iterable[Mapping[str, Any]]) -> list[str | None]:
@@ -183,7 +151,7 @@ def _take_lines(connection: duckdb.DuckDBPyConnection, path: Path, look: Look, f
         """,
         [SUSPICIOUS, LARGEST_VALUE],
     )
-    given = _encoded(finder.context) if finder.context else None
+    given = encoded(finder.context) if finder.context else None
     run("CREATE TEMP TABLE given AS SELECT CAST($1 AS JSON) AS context", [given])
     for start in range(0, look.lines, BLOCK_LINES):
         end = min(start + BLOCK_LINES, look.lines)
@@ -284,11 +252,11 @@ class _Finder:
             data = {name: value for name, value in data.items() if not _large(value)}
         return (
             record.line,
-            _text(record.text),
-            _encoded({name: value for name, value in data.items() if value is not None}),
-            _encoded(self._context(record)) if self.context or self.sidecar else None,
-            _encoded(self._inferred(record)),
-            _encoded(record.stated) if record.stated else None,
+            utf8(record.text),
+            encoded({name: value for name, value in data.items() if value is not None}),
+            encoded(self._context(record)) if self.context or self.sidecar else None,
+            encoded(self._inferred(record)),
+            encoded(record.stated) if record.stated else None,
         )
 
     def _context(self, record: Record) -> dict[str, Any]:
@@ -302,12 +270,12 @@ class _Finder:
     def _start(self, record: Record) -> None:
         named = {"source": self.path.name, "src_ref": f"{self.path.name}#L{record.line}"}
         found = startups.check(
-            Record(record.line, record.text, _finite(record.data), named | self._inferred(record)),
+            Record(record.line, record.text, finite(record.data), named | self._inferred(record)),
             self._context(record),
             self.alike,
         )
         self.starts.append(found.startup_id)
-        startups.put(self.connection, record, found, self.sha256, _text(record.text))
+        startups.put(self.connection, record, found, self.sha256, utf8(record.text))
 
     def _write(self, rows: list[tuple[Any, ...]], refused: list[Rejection]) -> None:
         import pandas as pd
@@ -318,139 +286,16 @@ class _Finder:
         if refused:
             self.connection.executemany(
                 "INSERT INTO rejected_lines VALUES ($1, $2, $3)",
-                [(self.sha256, each.line, _text(each.reason)) for each in refused],
+                [(self.sha256, each.line, utf8(each.reason)) for each in refused],
             )
-
-
-def lay_out(
-    connection: duckdb.DuckDBPyConnection, sha256: str, name: str, alike: Alike | None = None
-) -> None:
-    """Judge what was found, and write it into the tables of the store that is the current schema.
-
-    Parameters
-    ----------
-    connection : DuckDBPyConnection
-        Of a workspace that holds `found`.
-    sha256, name : str
-        Hash and name of the file: a run without a source is named after it and its line.
-    alike : callable, optional
-        As `judge` takes it.
-    """
-    run = connection.execute
-    judge(connection, alike)
-    run("INSERT INTO rejected_lines SELECT $1, line, reason FROM judged WHERE reason IS NOT NULL", [sha256])
-    put_runs(connection)
-    origin = ", ".join(key for key in PROVENANCE if key not in ("source", "src_ref"))
-    run(
-        f"""
-        INSERT INTO run_sources BY NAME
-        SELECT row_number() OVER (ORDER BY line) + (SELECT coalesce(max(number), 0) FROM run_sources) AS number,
-            run_id, $1 AS file_sha256, line, line_sha256, context,
-            coalesce(source, $2) AS source, coalesce(src_ref, $2 || '#L' || line) AS src_ref, {origin}
-        FROM judged WHERE reason IS NULL
-        """,
-        [sha256, name],
-    )
-    run(
-        f"""
-        INSERT INTO flags
-        SELECT DISTINCT ON (run_id, flag) run_id, flag, r.reason, '{ORIGIN}'
-        FROM remarks r JOIN judged j USING (line) ANTI JOIN flags USING (run_id, flag) WHERE j.reason IS NULL
-        """
-    )
-    run(
-        """
-        INSERT INTO raw_lines
-        SELECT line_sha256, text FROM found
-        JOIN (
-            SELECT min(line) AS line, line_sha256 FROM judged ANTI JOIN raw_lines USING (line_sha256)
-            WHERE reason IS NULL GROUP BY line_sha256
-        ) USING (line)
-        """
-    )
-
-
-def put_runs(connection: duckdb.DuckDBPyConnection) -> None:
-    """Write the runs of `judged`, and their configurations, that the store of the current schema lacks."""
-    connection.execute(
-        f"""
-        INSERT INTO configurations BY NAME
-        SELECT config_id, {", ".join(CONFIGURATION)}
-        FROM judged
-        SEMI JOIN (SELECT min(line) AS line FROM judged WHERE reason IS NULL GROUP BY config_id) USING (line)
-        ANTI JOIN configurations USING (config_id)
-        """
-    )
-    others = ", ".join(key for key in KEYS if key not in CONFIGURATION)
-    connection.execute(
-        f"""
-        INSERT INTO run_records BY NAME
-        SELECT run_id, config_id, status, missing, {others}, extra, stated
-        FROM judged SEMI JOIN (SELECT min(line) AS line FROM judged WHERE reason IS NULL GROUP BY run_id) USING (line)
-        ANTI JOIN run_records USING (run_id)
-        """
-    )
-
-
-def _put_steps(
-    connection: duckdb.DuckDBPyConnection, sha256: str, steps: Iterable[Mapping[str, Any]], starts: list[str]
-) -> None:
-    """Write the steps of a server log; `starts` are the start-ups of the log in their order."""
-    import pandas as pd
-
-    rows = []
-    for step in steps:
-        at = step.get("start")
-        start = starts[at] if isinstance(at, int) and at < len(starts) else None
-        extra = step.get("extra")
-        rows.append(
-            {name: step.get(name) for name in _STEP_COLUMNS}
-            | {
-                "logged_at": step.get("at"),
-                "file_sha256": sha256,
-                "startup_id": start,
-                "extra": _encoded(extra) if extra else None,
-            }
-        )
-    if rows:
-        batch = pd.DataFrame(rows).astype(object).where(lambda frame: frame.notna(), None)  # noqa: F841
-        connection.execute("INSERT INTO server_steps BY NAME SELECT * FROM batch")
 
 
 def _large(value: Any) -> bool:
     """Tell whether a value is too large for a column: it stays in the raw line."""
-    return isinstance(value, (str, list, dict)) and len(_encoded(value)) > LARGEST_VALUE
+    return isinstance(value, (str, list, dict)) and len(encoded(value)) > LARGEST_VALUE
 
 
 def _spread(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record with the keys of its `extra`, as the view `runs` has them, beside its others."""
     extra = record.get("extra")
     return {**extra, **record} if isinstance(extra, Mapping) else dict(record)
-
-
-def _encoded(value: Any) -> str:
-    """Return a value as JSON text that any reader takes.
-
-    Top-level numbers that JSON lacks stay, so that they can be named as missing; deeper ones become null.
-    """
-    if isinstance(value, Mapping):
-        value = {name: item if isinstance(item, float) else _finite(item) for name, item in value.items()}
-    try:
-        return _text(json.dumps(value, ensure_ascii=False, default=str))
-    except RecursionError:
-        raise BadRecord("nested too deeply") from None
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(name): _finite(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
-
-
-def _text(text: str) -> str:
-    """Return a text that UTF-8 can hold: lone surrogates become question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
