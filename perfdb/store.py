@@ -5,12 +5,10 @@ No method holds the file longer than it works, so that several processes can sha
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +18,7 @@ from perfdb import flags, quality
 from perfdb.absorb import IngestReport
 from perfdb.amend import Amended, amend
 from perfdb.connection import is_broken, opened, transaction
+from perfdb.contents import contents
 from perfdb.errors import (
     ProfileExists,
     QueryRefused,
@@ -33,20 +32,12 @@ from perfdb.folder import Manifest
 from perfdb.ingest import ingest
 from perfdb.keys import KEYS
 from perfdb.lineage import put_predictions, put_profile_runs
+from perfdb.query import hold_to_reading, plain, told_apart
 from perfdb.record import Alike
 
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
-
-
-_INCOMPLETE = """
-SELECT any_value(f.name) AS file, s.source, r.missing, count(DISTINCT r.run_id)
-FROM run_records r JOIN run_sources s USING (run_id) JOIN files f ON f.sha256 = s.file_sha256
-WHERE r.status = 'incomplete'
-GROUP BY s.file_sha256, s.source, r.missing ORDER BY ALL
-"""
-"""Incomplete runs by file and what they lack."""
 
 
 class Store:
@@ -242,12 +233,12 @@ class Store:
             If the statement would write, is not one statement, or is not understood.
         """
         with self._selected(sql) as cursor:
-            names = _told_apart([column[0] for column in cursor.description])
+            names = told_apart([column[0] for column in cursor.description])
             parsed = [str(column[1]) == "JSON" for column in cursor.description]
             rows = cursor.fetchall()
         return [
             {
-                name: json.loads(value) if is_json and value is not None else _plain(value)
+                name: json.loads(value) if is_json and value is not None else plain(value)
                 for name, value, is_json in zip(names, row, parsed, strict=True)
             }
             for row in rows
@@ -310,44 +301,7 @@ class Store:
     def info(self) -> dict[str, Any]:
         """Describe the store: schema, size, files, runs by status, engine and source, flags, profiles, start-ups."""
         with self._reading() as connection:
-
-            def count(sql: str) -> dict[str, int]:
-                return {str(name): int(number) for name, number in sorted(connection.execute(sql).fetchall())}
-
-            def total(table: str) -> int:
-                return int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
-
-            status = count("SELECT status, count(*) FROM run_records GROUP BY 1")
-            schema = connection.execute("SELECT name FROM migrations ORDER BY name").fetchall()
-            found = {
-                "path": str(self.path),
-                "schema": [name for (name,) in schema],
-                "size_bytes": self.path.stat().st_size,
-                "files": total("files"),
-                "runs": sum(status.values()),
-                "complete": status.get("complete", 0),
-                "incomplete": status.get("incomplete", 0),
-                "rejected_lines": total("rejected_lines"),
-                "configurations": total("configurations"),
-                "kernel_runs": count("SELECT table_name, count(*) FROM kernel_runs GROUP BY 1"),
-                "missing": count(
-                    "SELECT key, count(*) FROM (SELECT unnest(missing) AS key FROM run_records) GROUP BY 1"
-                ),
-                "incomplete_runs": [
-                    {"file": file, "source": source, "missing": missing, "runs": runs}
-                    for file, source, missing, runs in connection.execute(_INCOMPLETE).fetchall()
-                ],
-                "engines": count(
-                    "SELECT coalesce(engine, 'unknown'), count(*) "
-                    "FROM run_records JOIN configurations USING (config_id) GROUP BY 1"
-                ),
-                "sources": count("SELECT source, count(DISTINCT run_id) FROM run_sources GROUP BY 1"),
-                "flags": count("SELECT flag, count(DISTINCT run_id) FROM flags GROUP BY 1"),
-                "startups": total("startup_records"),
-                "server_steps": total("server_steps"),
-                "predictions": total("predictions"),
-                "predicted_runs": total("(SELECT DISTINCT profile, run_id FROM predicted)"),
-            }
+            found = contents(connection, self.path)
         return found | {"profiles": self.profiles()}
 
     def save_profile(
@@ -432,23 +386,14 @@ class Store:
     def profiles(self) -> list[dict[str, Any]]:
         """List the stored profiles: `name`, `version`, `created_at`, oldest first."""
         rows = self._rows("SELECT name, version, created_at FROM profiles ORDER BY created_at, name")
-        return [dict(zip(("name", "version", "created_at"), map(_plain, row), strict=True)) for row in rows]
+        return [dict(zip(("name", "version", "created_at"), map(plain, row), strict=True)) for row in rows]
 
     @contextmanager
     def _selected(self, sql: str) -> Iterator[duckdb.DuckDBPyConnection]:
         """Answer a query in a transaction that cannot write."""
         import duckdb
 
-        try:
-            statements = duckdb.extract_statements(sql)
-        except duckdb.Error as error:
-            raise QueryRefused(f"not understood: {error}") from error
-        readers = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
-        if len(statements) != 1 or statements[0].type not in readers:
-            what = ", ".join(statement.type.name for statement in statements) or "nothing"
-            raise QueryRefused(
-                f"one statement that only reads is answered (SELECT, WITH, DESCRIBE), not {what}"
-            )
+        hold_to_reading(sql)
         with self._reading() as connection:
             try:
                 yield connection.execute(sql)
@@ -477,27 +422,3 @@ class Store:
     def _must_write(self) -> None:
         if self.read_only:
             raise ReadOnlyStore(f"{self.path} was opened for reading only")
-
-
-def _told_apart(names: Sequence[str]) -> list[str]:
-    """Return the names, with a number behind those that stand before, so that no column hides another."""
-    found: list[str] = []
-    for name in names:
-        numbered = (f"{name}_{number}" for number in itertools.count(1))
-        found.append(next(each for each in itertools.chain([name], numbered) if each not in found))
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """Turn what the database returns into what JSON knows."""
-    if isinstance(value, (datetime, date)):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, (str, int, float)) or value is None:
-        return value
-    return str(value)
