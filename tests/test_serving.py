@@ -96,6 +96,17 @@ def test_a_burst_lifts_the_mean_above_the_median():
     assert found.mean["tpot_ms"].value[0] == found.median["tpot_ms"].value[0]
 
 
+def test_the_first_wave_of_a_new_server_is_cold_and_its_prompts_wait_for_each_other():
+    found = asked(model=["llama-3.3-70b"] * 3, concurrency=16, num_prompts=160, isl=1024,
+                  warmed_up=[True, False, True], lockstep=[False, False, True], engine="vllm")  # fmt: skip
+    server = servers(found.batch, uncalibrated().values)
+    warm, cold, _ = found.mean["ttft_ms"].value
+    assert cold - warm == pytest.approx(1e3 * server.cold_s[0] / 10)
+    assert found.median["ttft_ms"].value[0] == found.median["ttft_ms"].value[1]
+    token_s = server.wave_token_s[0]
+    assert server.handed_over_s(found.batch.load) == pytest.approx([token_s * 1024 * 7.5] * 2 + [0.0])
+
+
 def test_a_long_benchmark_tends_to_the_steady_state():
     found = asked(model=["llama-3.3-70b"] * 2, concurrency=64, num_prompts=[64 * 10**6, 640], isl=4096)
     long, short = found.mean["ttft_ms"].value
@@ -182,7 +193,7 @@ OPEN = [
 def halved_wait():
     """Return priors by which a request waits for half of a step, as it does where the loop is played."""
     values = uncalibrated().values.copy()
-    values[position("poll_wait")] = 0.5
+    values[position("poll_wait")], values[position("steps_ahead")] = 0.5, 0.0
     return dataclasses.replace(uncalibrated(), values=values)
 
 
@@ -209,7 +220,7 @@ def test_an_open_loop_agrees_with_playing_it(model, tp, isl, osl, engine, most, 
     profile = halved_wait()
     found, played = predict_batch(batch, profile), Engine(batch, profile).open(rate, 3000)
     assert found.mean["tpot_ms"].value[0] == pytest.approx(1e3 * played.tpot_s.mean(), rel=0.16)
-    assert found.mean["ttft_ms"].value[0] == pytest.approx(1e3 * played.ttft_s.mean(), rel=0.16)
+    assert found.mean["ttft_ms"].value[0] == pytest.approx(1e3 * played.ttft_s.mean(), rel=0.18)
     for share in (50, 90):
         measured = 1e3 * np.quantile(played.ttft_s, share / 100)
         assert found.percentiles["ttft_ms"][share][0] == pytest.approx(measured, rel=0.25), share

@@ -60,6 +60,27 @@ def seconds(call: Call) -> Array:
         return np.where(call.count > 0, call.count * one, 0.0)
 
 
+TUNED = ("gemm", "experts", "links")
+"""Scales of kernels whose time beyond the roofline is what an engine's own tuning, fusion and graphs change."""
+
+
+def split(call: Call) -> tuple[Array, Array]:
+    """Return of all calls the seconds that no engine takes away, and those that the coefficient of `scale` multiplies.
+
+    Of a kernel in `TUNED` the first is the roofline, the time on the datasheet's rates; of others it is nothing.
+    """
+    alone_s = seconds(call)
+    if call.scale not in TUNED:
+        return np.zeros_like(alone_s), alone_s
+    at = call.machine
+    endless = np.full_like(at.bandwidth_bytes_s, np.inf)
+    floor = at._replace(peak_flops_s=endless, bandwidth_bytes_s=endless, link_bytes_s=endless)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        one_s = call.kind.ideal_s(call.shape, at) - call.kind.ideal_s(call.shape, floor)
+        roof_s = np.minimum(np.where(call.count > 0, call.count * one_s, 0.0), alone_s)
+    return roof_s, alone_s - roof_s
+
+
 class Parts(NamedTuple):
     """What all calls take by the datasheet: seconds of compute, of memory or link, and operations and bytes."""
 

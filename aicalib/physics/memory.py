@@ -124,6 +124,7 @@ class Needs(NamedTuple):
     max_position: Array
     ranks: Array
     on_vllm: Flags
+    on_trtllm: Flags
     version: Array
 
     def take(self, rows: NDArray[np.intp]) -> Needs:
@@ -239,6 +240,7 @@ def needs(system: System, draft_layers: Array | float = 0.0) -> Needs:
         max_position=arch.max_position,
         ranks=system.dp,
         on_vllm=system.on_vllm,
+        on_trtllm=system.on_trtllm,
         version=system.version,
     )
 
@@ -248,7 +250,7 @@ def activation_bytes(need: Needs, chunk_tokens: Array, sequences: Array) -> Arra
 
     The larger of a layer's own and of the sampler's, which reads so many sequences.
     """
-    tokens = chunk_tokens / np.where(need.on_vllm, 1.0, need.ranks)
+    tokens = chunk_tokens / np.where(need.on_vllm | need.on_trtllm, 1.0, need.ranks)
     sampled = np.minimum(sequences, chunk_tokens)
     sampling = need.hidden_token * tokens + need.sequence * sampled + need.scratch
     return np.maximum(need.forward_token * tokens, sampling) + need.step_token * tokens
@@ -257,6 +259,17 @@ def activation_bytes(need: Needs, chunk_tokens: Array, sequences: Array) -> Arra
 def sglang_pool_bytes(free_bytes: Array, memory_fraction: Array, weights_bytes: Array) -> Array:
     """Return what SGLang gives to KV pools and states: free before loading x fraction - weights."""
     return free_bytes * memory_fraction - weights_bytes
+
+
+def trtllm_pool_bytes(
+    free_bytes: Array, memory_fraction: Array, weights_bytes: Array, activation_bytes: Array
+) -> Array:
+    """Return what TensorRT-LLM gives to the KV pool: (free before loading - weights - activations) x fraction.
+
+    The engine runs its largest step once and takes the share of what its peak leaves of the GPU's memory
+    (NVIDIA/TensorRT-LLM tensorrt_llm/_torch/pyexecutor/_util.py).
+    """
+    return (free_bytes - weights_bytes - activation_bytes) * memory_fraction
 
 
 def vllm_pool_bytes(
@@ -357,7 +370,8 @@ def memory_of(
     Notes
     -----
     SGLang: pool = free before loading x fraction - weights, states of linear layers out of it in the ratio
-    0.9 : 1. vLLM: pool = total x utilization - weights - activation peak - fixed, since 0.21 - graphs.
+    0.9 : 1. vLLM: pool = total x utilization - weights - activation peak - fixed, since 0.21 - graphs. TensorRT-LLM:
+    pool = (free before loading - weights - activation peak) x fraction.
     """
     sampled = np.where(need.on_vllm, max_running, np.minimum(max_running, graph_max_batch))
     activation = activation_bytes(need, chunk_tokens, sampled)
@@ -376,6 +390,9 @@ def memory_of(
         ),
         sglang_pool_bytes(need.memory - need.context, memory_fraction, loaded),
     )
+    if need.on_trtllm.any():
+        left = trtllm_pool_bytes(need.memory - need.context, memory_fraction, loaded, activation)
+        pool = np.where(need.on_trtllm, left, pool)
     context = np.where(need.max_position > 0, need.max_position, chunk_tokens)
     context = context if context_tokens is None else context_tokens
     tokens, states = pool_tokens(need, pool, chunk_tokens, context, need.window_ratio, page_tokens)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.physics.calls import Call, parts, seconds
+from aicalib.physics.calls import Call, parts, seconds, split
 from aicalib.physics.experts import expert_calls
 from aicalib.physics.kernels.plain import PLAIN
 from aicalib.physics.links import hidden_state_calls, logits_calls
@@ -48,6 +48,20 @@ def local_calls(system: System, rows: Array, phase: str) -> list[Call]:
 def shared_calls(system: System, rows: Array) -> list[Call]:
     """Return the feed-forward parts that run on the rows of all ranks: dense ones, shared experts, routers."""
     return product_calls(system, rows, "all", "both")
+
+
+SHARED_EXPERTS = ("shared gate_up_proj", "shared down_proj")
+"""Products that run beside the routed experts in a decode step."""
+
+
+def beside_experts(call: Call) -> bool:
+    """Return whether a call runs beside the routed experts in a decode step: shared experts and their casts.
+
+    The two share the memory's bandwidth, so that only time beyond the roofline is hidden.
+    SGLang runs them on a second stream inside captured graphs (`models/deepseek_v2.py`, `alt_stream`) or as one more
+    expert of the grouped kernel; vLLM on a stream of their own (`VLLM_DISABLE_SHARED_EXPERTS_STREAM`).
+    """
+    return call.name.endswith(SHARED_EXPERTS)
 
 
 def head_calls(system: System, rows: Array) -> list[Call]:
@@ -96,9 +110,13 @@ LATENCY_BOUND = 0.5
 """Share of the time that compute or memory must explain; below it the operator is said to be bound by latency."""
 
 
-def _operator(call: Call, c: Coefficients) -> Operator:
-    """Return a call as a row for people; `bound` is that of the first deployment."""
-    time_s = seconds(call) * getattr(c, call.scale) * c.device_slowdown
+def _operator(call: Call, c: Coefficients, exposed: float = 1.0) -> Operator:
+    """Return a call as a row for people, with the share of its time beyond the roofline that nothing hides.
+
+    `bound` is that of the first deployment.
+    """
+    roof_s, beyond_s = split(call)
+    time_s = (roof_s + beyond_s * getattr(c, call.scale) * exposed) * c.device_slowdown
     found = parts(call)
     first = [float(np.ravel(each)[0]) for each in (seconds(call), found.compute_s, found.moved_s)]
     if max(first[1:]) < LATENCY_BOUND * first[0]:
@@ -126,14 +144,18 @@ def layers_s(system: System, c: Coefficients) -> Array:
         + arch.sparse_layers * c.sparse_layer_s
         + arch.state_layers * c.linear_layer_s
     )
-    return fixed * c.device_slowdown
+    return fixed * c.fixed_slowdown
 
 
 def launch_s(system: System, c: Coefficients) -> Array:
     """Return the time in seconds that the host needs to launch the kernels of a step without a graph."""
     arch = system.arch
-    launch = arch.whole_layers * c.prefill_layer_s + arch.moe_layers * c.prefill_moe_layer_s
-    return launch * c.device_slowdown
+    launch = (
+        arch.whole_layers * c.prefill_layer_s
+        + arch.moe_layers * c.prefill_moe_layer_s
+        + arch.state_layers * c.prefill_linear_layer_s
+    )
+    return launch * c.fixed_slowdown
 
 
 def decode_step(
@@ -167,7 +189,7 @@ def decode_step(
         *head_calls(system, padded),
         *hidden_state_calls(system, padded, graph=True),
     ]
-    found = [_operator(call, c) for call in called]
+    found = [_operator(call, c, c.shared_experts if beside_experts(call) else 1.0) for call in called]
     found.append(_fixed("small kernels and gaps", system.arch.whole_layers, layers_s(system, c)))
     device = total_s(found)
     one = np.ones_like(device)

@@ -129,6 +129,12 @@ class System:
         result: NDArray[np.bool_] = self.engine == ENGINES.index("vllm")
         return result
 
+    @property
+    def on_trtllm(self) -> NDArray[np.bool_]:
+        """Whether the engine is TensorRT-LLM."""
+        result: NDArray[np.bool_] = self.engine == ENGINES.index("trtllm")
+        return result
+
     def machine(self, peak_flops_s: Array, bits: Array) -> Machine:
         """Return what kernels read of the accelerators, with the peak of their math and the bits of what they read."""
         return Machine(self.bandwidth_bytes_s, peak_flops_s, bits, self.link_bytes_s)
@@ -159,10 +165,10 @@ class System:
 class Settings(NamedTuple):
     """What n questions set of an engine; NaN where it is not given and not yet filled in. Shape (n,) each.
 
-    `memory_fraction` is the share of free memory for weights and pool (SGLang) or of the GPU's memory in all
-    (vLLM); `chunk_tokens` are those of a prefill step, `max_running` the most running requests,
-    `graph_max_batch` the largest batch with a captured graph, `poll_interval` the decode steps between two looks
-    of the scheduler for new requests.
+    `memory_fraction` is the share of free memory for weights and pool (SGLang), of the GPU's memory in all (vLLM), or
+    of what weights and a step leave free (TensorRT-LLM); `chunk_tokens` are those of a prefill step,
+    `max_running` the most running requests, `graph_max_batch` the largest batch with a captured graph,
+    `poll_interval` the decode steps between two looks of the scheduler for new requests.
     """
 
     memory_fraction: Array
@@ -175,6 +181,18 @@ class Settings(NamedTuple):
         """Return the settings of some questions, in that order."""
         return Settings(*(values[rows] for values in self))
 
+    def of_instance(self, system: System, at: Codes) -> Settings:
+        """Return the settings of whole instances.
+
+        TensorRT-LLM's tokens, requests and graphs are those of one attention-data-parallel rank.
+        """
+        ranks = np.where(system.on_trtllm, system.dp, 1.0)[at]
+        return self._replace(
+            chunk_tokens=self.chunk_tokens * ranks,
+            max_running=self.max_running * ranks,
+            graph_max_batch=self.graph_max_batch * ranks,
+        )
+
 
 @dataclass(frozen=True)
 class Coefficients:
@@ -182,7 +200,7 @@ class Coefficients:
 
     Built from a vector of values by `spread_over`, which says which coefficients of `coefficients.toml` each is made
     of. Names that end in `_s` are seconds; the others are ratios, of which `poll_wait` is a share of the interval
-    between two looks of the scheduler.
+    between two looks of the scheduler, and `steps_ahead` a number of decode steps.
     """
 
     gemm: Array
@@ -191,7 +209,8 @@ class Coefficients:
     prefill_mixers: Array
     quantize: float
     elementwise: float
-    links: float
+    links: Array
+    shared_experts: float
     layer_s: Array
     moe_layer_s: Array
     sparse_layer_s: Array
@@ -200,11 +219,15 @@ class Coefficients:
     request_s: Array
     prefill_layer_s: Array
     prefill_moe_layer_s: Array
+    prefill_linear_layer_s: Array
     host_s: float
     host_token_s: float
+    wave_token_s: Array
     poll_wait: float
+    steps_ahead: float
     cold_s: Array
     device_slowdown: Array
+    fixed_slowdown: Array
 
     def column(self) -> Coefficients:
         """Return the coefficients with every array of shape (d, 1)."""
@@ -238,7 +261,7 @@ def spread_over(system: System, values: Array) -> Coefficients:
     Notes
     -----
     Fixed times shrink as value * g^-(month - REFERENCE_MONTH) with the monthly speed-up g, since engines
-    remove overhead from release to release, and take a ratio on vLLM.
+    remove overhead from release to release, and take a ratio on vLLM and on TensorRT-LLM.
     """
 
     def one(name: str) -> float:
@@ -250,28 +273,41 @@ def spread_over(system: System, values: Array) -> Coefficients:
 
     age = np.minimum(system.engine_month, NEWEST_MONTH) - REFERENCE_MONTH
     aged = one("monthly_speedup") ** -age
-    on_vllm = system.on_vllm
-    decode = aged * np.where(on_vllm, one("vllm_layer"), 1.0)
-    prefill = aged * np.where(on_vllm, one("vllm_prefill_launch"), 1.0)
+    prefill_moe = [1.0, one("vllm_prefill_moe_launch"), one("trtllm_prefill_launch")]
+
+    def by_engine(name: str) -> Array:
+        return np.array([1.0, one(f"vllm_{name}"), one(f"trtllm_{name}")])[system.engine]
+
+    def stood_in(name: str) -> Array:
+        return np.where(system.on_trtllm, one(f"trtllm_{name}"), 1.0)
+
+    decode = aged * by_engine("layer")
+    prefill = aged * by_engine("prefill_launch")
     return Coefficients(
-        gemm=family("gemm", FORMAT_CLASSES, system.gemm_class),
-        experts=family("experts", FORMAT_CLASSES, system.expert_class),
-        decode_mixers=family("decode_attention", KV_CLASSES, system.kv_class),
-        prefill_mixers=family("prefill_attention", KV_CLASSES, system.attention_class),
+        gemm=family("gemm", FORMAT_CLASSES, system.gemm_class) * stood_in("gemm"),
+        experts=family("experts", FORMAT_CLASSES, system.expert_class) * stood_in("experts"),
+        decode_mixers=family("decode_attention", KV_CLASSES, system.kv_class) * stood_in("decode_attention"),
+        prefill_mixers=family("prefill_attention", KV_CLASSES, system.attention_class)
+        * stood_in("prefill_attention"),
         quantize=one("quantize"),
         elementwise=one("elementwise"),
-        links=one("links"),
+        links=one("links") * stood_in("links"),
+        shared_experts=one("shared_experts"),
         layer_s=one("layer_time") * decode,
         moe_layer_s=one("moe_layer_time") * decode,
         sparse_layer_s=one("sparse_layer_time") * decode,
         linear_layer_s=one("linear_layer_time") * decode,
-        step_s=one("step_time") * aged,
-        request_s=one("request_time") * aged,
+        step_s=one("step_time") * aged * stood_in("step"),
+        request_s=one("request_time") * aged * stood_in("step"),
         prefill_layer_s=one("prefill_layer_time") * prefill,
-        prefill_moe_layer_s=one("prefill_moe_layer_time") * prefill,
+        prefill_moe_layer_s=one("prefill_moe_layer_time") * aged * np.array(prefill_moe)[system.engine],
+        prefill_linear_layer_s=one("prefill_linear_layer_time") * prefill,
         host_s=one("host_time"),
         host_token_s=one("host_token_time"),
+        wave_token_s=one("wave_token_time") * by_engine("wave"),
         poll_wait=one("poll_wait"),
-        cold_s=one("cold_time") * np.where(on_vllm, one("vllm_cold"), 1.0),
+        steps_ahead=one("steps_ahead"),
+        cold_s=one("cold_time") * by_engine("cold"),
         device_slowdown=np.where(system.is_amd, one("amd_time"), 1.0),
+        fixed_slowdown=np.where(system.is_amd, one("amd_fixed_time"), 1.0),
     )

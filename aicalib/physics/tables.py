@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.physics import steps
-from aicalib.physics.calls import Call, seconds
+from aicalib.physics.calls import Call, seconds, split
 from aicalib.physics.experts import expert_calls
 from aicalib.physics.links import hidden_state_calls
 from aicalib.physics.mixers import decode_mixer_calls, prefill_mixer_calls
@@ -62,9 +62,12 @@ PROMPTS = _axis(0, 8, 1)
 LENGTH = _axis(4, 20, 2)
 """Tokens of a prompt."""
 
-GROUPS = ("local_decode", "local_prefill", "rows", "experts", "head", "graph", "eager")
-"""Kernels that are looked up by the tokens they run on: the rows of one rank, in both forms; those of all ranks; the
-experts; the output head; what ranks exchange inside a captured graph and outside."""
+GROUPS = ("local_decode", "local_prefill", "rows", "beside", "experts", "head", "graph", "eager")
+"""Kernels that are looked up by the tokens they run on: the rows of one rank, in both forms; those of all ranks; what
+runs beside the routed experts, and these; the output head; what ranks exchange inside a captured graph and outside."""
+
+ROOF = "roof"
+"""In the place of a coefficient: the part of kernels' times that none multiplies (`aicalib.physics.calls.split`)."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class KernelTables:
     Attributes
     ----------
     by_tokens : mapping of (str, str) to ndarray, shape (d, TOKENS)
-        (member of `GROUPS`, coefficient that scales it) -> times.
+        (member of `GROUPS`, coefficient that scales it or `ROOF`) -> times.
     decode_mixers : ndarray, shape (d, BATCH, CONTEXT)
     prefill_mixers : ndarray, shape (d, PROMPTS, LENGTH)
     """
@@ -102,10 +105,12 @@ def tabulate_kernels(system: System) -> KernelTables:
     greater time before it holds.
     """
     one, at, n = system.column(), TOKENS.knots[None, :], system.tp.size
+    shared = steps.shared_calls(one, at)
     groups = {
         "local_decode": steps.local_calls(one, at, "decode"),
         "local_prefill": steps.local_calls(one, at, "prefill"),
-        "rows": steps.shared_calls(one, at),
+        "rows": [call for call in shared if not steps.beside_experts(call)],
+        "beside": [call for call in shared if steps.beside_experts(call)],
         "experts": expert_calls(one, at),
         "head": steps.head_calls(one, at),
         "graph": hidden_state_calls(one, at, graph=True),
@@ -114,8 +119,9 @@ def tabulate_kernels(system: System) -> KernelTables:
     by_tokens: dict[tuple[str, str], Array] = {}
     for group, calls in groups.items():
         for call in calls:
-            key = group, call.scale
-            by_tokens[key] = by_tokens.get(key, np.zeros((n, at.size))) + seconds(call)
+            for scale, time_s in zip((ROOF, call.scale), split(call), strict=True):
+                key = group, scale
+                by_tokens[key] = by_tokens.get(key, np.zeros((n, at.size))) + time_s
     return KernelTables(
         {key: np.maximum.accumulate(times, axis=1) for key, times in by_tokens.items()},
         _plane(lambda batch, context: decode_mixer_calls(one, batch, context), BATCH, CONTEXT, n),
@@ -133,8 +139,9 @@ class StepTables:
     Attributes
     ----------
     by_tokens : ndarray, shape (d, TOKENS, 6)
-        What runs on the rows of one rank in a decode step; on all rows of a decode step; the experts; on the rows
-        of one rank in a prefill step; on all rows of a prefill step, experts included; the output head.
+        What runs on the rows of one rank in a decode step; on all rows of a decode step; the experts, with what runs
+        beside them; on the rows of one rank in a prefill step; on all rows of a prefill step, experts included; the
+        output head.
     decode_mixers : ndarray, shape (d, BATCH, CONTEXT)
     prefill_mixers : ndarray, shape (d, PROMPTS, LENGTH)
     layers_s, launch_s, step_s, request_s : ndarray, shape (d,)
@@ -169,13 +176,15 @@ def tabulate(system: System, c: Coefficients, kernels: KernelTables | None = Non
     one = c.column()
     times = {group: np.zeros((system.tp.size, TOKENS.knots.size)) for group in GROUPS}
     for (group, scale), kernel_s in kernels.by_tokens.items():
-        times[group] += kernel_s * getattr(one, scale)
+        times[group] += kernel_s * (1.0 if scale == ROOF else getattr(one, scale))
+    beside_s = kernels.by_tokens.get(("beside", ROOF), 0.0)
+    beside_s = beside_s + (times["beside"] - beside_s) * c.shared_experts
     columns = (
         times["local_decode"],
         times["rows"] + times["head"] + times["graph"],
-        times["experts"],
+        times["experts"] + beside_s,
         times["local_prefill"],
-        times["rows"] + times["experts"] + times["eager"],
+        times["rows"] + times["beside"] + times["experts"] + times["eager"],
         times["head"],
     )
     decode_scale, prefill_scale = (

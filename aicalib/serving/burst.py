@@ -29,7 +29,7 @@ def serve_burst(server: Server, load: Load, max_total_tokens: Array) -> Service:
     """
     context, after_first = load.context, load.osl - 1.0
     whole = load.isl + load.osl
-    full = server.capacity(np.where(load.lockstep, whole, context), max_total_tokens)
+    full = server.capacity(np.where(load.lockstep, whole, server.held(load)), max_total_tokens)
     running = np.minimum(load.num_prompts, full)
     later = load.num_prompts - running
     seen = np.where(load.lockstep, running, np.maximum(SEEN * running, 1.0))

@@ -73,7 +73,9 @@ def steady_state(server: Server, load: Load, running: Array, step_s: Array, host
     interval, mixed = server.settings.poll_interval, server.mixed
     passes = prefill_passes(server, load, running)
     most = passes.most
-    look_s = server.poll_wait * interval * np.minimum(1.0, running - 1.0) * step_s
+    decoding_s = np.minimum(1.0, running - 1.0) * step_s
+    look_s = server.poll_wait * interval * decoding_s
+    ahead_s = server.steps_ahead * decoding_s
     after_first = load.osl - 1.0
     others = (running - 1.0) / load.osl
     half = running / 2.0
@@ -98,7 +100,7 @@ def steady_state(server: Server, load: Load, running: Array, step_s: Array, host
         queue_s = np.minimum(0.5 * busy / (1.0 - busy), half) * prefill_s
         own = np.maximum(share * np.minimum(server.dp, together), 1.0)
         own_s = pass_s * own if server.stages is None else pass_s + stage_s * (own - 1.0)
-        ttft_s = own_s + queue_s + look_s
+        ttft_s = own_s + queue_s + look_s + ahead_s
         if mixed is not None:
             bound_s = running * prefill_s - host_s - after_first * tpot_s
             ttft_s = np.where(mixed, np.maximum(ttft_s, bound_s), ttft_s)
@@ -148,7 +150,7 @@ def serve_closed(server: Server, load: Load, max_total_tokens: Array) -> Service
     context, after_first = load.context, load.osl - 1.0
     locked = load.lockstep & server.prefill_first
     # Requests at different points of their answer hold half of it on average; in lockstep all end full.
-    held = np.where(locked, load.isl + load.osl, context)
+    held = np.where(locked, load.isl + load.osl, server.held(load))
     running = np.minimum(load.concurrency, server.capacity(held, max_total_tokens))
     step_s = server.decode_s(running, context)
     host_s = server.host_per_request_s(load)
@@ -160,11 +162,13 @@ def serve_closed(server: Server, load: Load, max_total_tokens: Array) -> Service
     usual_s = np.where(locked, first.first_token_s, steady.ttft_s)
 
     cold_s = np.where(load.warmed_up, 0.0, server.cold_s)
+    others_s = server.handed_over_s(load)
+    wave_s = first.first_token_s + cold_s + others_s
     served_s = host_s + usual_s + after_first * tpot_s
     line_s = (load.concurrency - running) * served_s / running
     share = np.clip(load.concurrency / load.num_prompts, 0.0, 1.0)
-    mean_s = host_s + (1.0 - share) * usual_s + share * (first.first_token_s + cold_s) + line_s
-    median_s = host_s + np.where(share > 0.5, first.first_token_s + cold_s, usual_s) + line_s
+    mean_s = host_s + (1.0 - share) * usual_s + share * wave_s + line_s
+    median_s = host_s + np.where(share > 0.5, wave_s, usual_s) + line_s
     e2e_s = mean_s + after_first * tpot_s
     random_s = steady.queue_s + steady.look_s
     even = np.sqrt(1.0 / 3.0) * first.others_s / np.maximum(after_first, 1.0)
@@ -183,7 +187,7 @@ def serve_closed(server: Server, load: Load, max_total_tokens: Array) -> Service
             queue_s=steady.queue_s,
             queued=steady.busy,
             first_low_s=host_s + first.earliest_s + cold_s + line_s,
-            first_high_s=host_s + first.whole_s + cold_s + line_s,
+            first_high_s=host_s + first.whole_s + cold_s + 2.0 * others_s + line_s,
             first_share=np.where(locked, 1.0, share),
             tpot_deviation_s=np.where(locked, even, stall_deviation_s(steady.stall_s, running - 1.0, load)),
         ),

@@ -106,7 +106,7 @@ def serve_disaggregated(server: Server, load: Load, max_total_tokens: Array) -> 
     host_s = server.host_per_request_s(load)
     flight = np.where(is_open, np.inf, load.concurrency)
     share = np.maximum(flight / pools.decode_instances, 1.0)
-    full = np.minimum(server.capacity(context, max_total_tokens), share)
+    full = np.minimum(server.capacity(server.held(load), max_total_tokens), share)
     batch = full ** np.linspace(0.0, 1.0, KNOTS)[:, None]
     tokens_s = server.decode_s(batch, context) / server.accepted
     passes = prefill_passes(pools.prefill, load, np.ones_like(full))

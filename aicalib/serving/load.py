@@ -33,7 +33,7 @@ class Load:
     lockstep : ndarray of bool
         All requests have the same lengths, so that they start and end together.
     warmed_up : ndarray of bool
-        The client loaded the engine fully before it measured.
+        The engine had served prompts of such lengths before the run began.
     kind : ndarray of int
         Index into `LOADS`. Closed: a fixed number in flight. Open: Poisson arrivals. Burst: all requests at once.
         Static batch: one batch, sent at once, without a server in front.

@@ -163,7 +163,7 @@ def serve_open(server: Server, load: Load, max_total_tokens: Array) -> Service:
     binomial distribution, exact where the step time is linear in it.
     """
     rate, context, after_first = _rate(load), load.context, load.osl - 1.0
-    full = server.capacity(context, max_total_tokens)
+    full = server.capacity(server.held(load), max_total_tokens)
     batch = full ** np.linspace(0.0, 1.0, KNOTS)[:, None]
     steps_s = server.decode_s(batch, context)
     passes = prefill_passes(server, load, batch)
@@ -196,7 +196,7 @@ def serve_open(server: Server, load: Load, max_total_tokens: Array) -> Service:
 
     decoding = (1.0 - token.busy) * -np.expm1(-others)
     look_s = server.poll_wait * server.settings.poll_interval * step_s * decoding
-    fixed_s = server.host_per_request_s(load) + token.own_s
+    fixed_s = server.host_per_request_s(load) + token.own_s + server.steps_ahead * step_s * decoding
     mean_s = fixed_s + token.queue_s + look_s + line_s
     answer_s = after_first * tpot_s
     e2e_s = mean_s + answer_s

@@ -35,7 +35,7 @@ def burst(server: Server, load: Load, requests: Array) -> Burst:
     """
     ranks = np.minimum(server.dp, requests)
     total = requests * load.new
-    tokens = np.minimum(total, server.settings.chunk_tokens / server.dp * ranks)
+    tokens = np.minimum(total, server.packed(server.settings.chunk_tokens / server.dp, load.new) * ranks)
     passes = total / tokens
     own = np.maximum(load.new * ranks / tokens, 1.0)
     time_s = server.prefill_s(tokens, load, ranks, np.ones_like(tokens))
@@ -96,7 +96,8 @@ def prefill_passes(server: Server, load: Load, running: Array) -> Passes:
     running : ndarray, shape (..., n)
         Requests that decode in the same step, where steps are mixed.
     """
-    chunk, new = server.chunk(running), load.new
+    new = load.new
+    chunk = server.packed(server.chunk(running) / server.dp, new) * server.dp
     most = np.maximum(chunk / new, 1.0)
     knots = [np.ones_like(most), np.sqrt(most), most]
     tokens, times = [], []

@@ -33,6 +33,11 @@ def captured_batch(batch: Array, graph_max_batch: Array) -> Array:
     return np.where(batch <= graph_max_batch, captured, batch)
 
 
+HELD_BACK = 1.0
+"""Share of the steps for which TensorRT-LLM holds prompts back (`batch_wait_timeout_iters`) that a prompt waits: they
+are counted from the arrival of the first."""
+
+
 @dataclass(frozen=True)
 class Server:
     """The engines of n questions.
@@ -47,10 +52,18 @@ class Server:
         Attention-data-parallel ranks.
     prefill_first : ndarray of bool, shape (n,)
         The engine prefills before it decodes, so that requests of equal lengths stay in one wave for ever.
-    host_s, host_token_s, poll_wait : float
-        Time of the host per request and per input token in seconds; share of a poll interval that a request waits.
+    host_s, host_token_s, steps_ahead : float
+        Time of the host per request and per input token in seconds; decode steps
+        that are launched already when the scheduler looks.
+    wave_token_s : ndarray, shape (n,)
+        Time by which an input token of the first wave delays the prompts behind it.
+    poll_wait : ndarray, shape (n,)
+        Share of a poll interval that a request waits.
+    on_trtllm : ndarray of bool, shape (n,)
+        TensorRT-LLM: it takes prompts into a step as a whole, and admits a request only when there is a place for all
+        of its answer.
     cold_s : ndarray, shape (n,)
-        Added to the first wave of a client that did not warm the engine up.
+        Added to the first wave of a server that was started for the run.
     mixed : ndarray of bool, shape (n,), or None
         A step takes chunks of prompts and running requests together; None where no engine does.
     stages : Stages or None
@@ -67,8 +80,11 @@ class Server:
     prefill_first: Yes
     host_s: float
     host_token_s: float
-    poll_wait: float
+    wave_token_s: Array
+    poll_wait: Array
+    steps_ahead: float
     cold_s: Array
+    on_trtllm: Yes
     mixed: Yes | None = None
     stages: Stages | None = None
     speculation: Speculation | None = None
@@ -83,8 +99,11 @@ class Server:
             prefill_first=self.prefill_first[rows],
             host_s=self.host_s,
             host_token_s=self.host_token_s,
-            poll_wait=self.poll_wait,
+            wave_token_s=self.wave_token_s[rows],
+            poll_wait=self.poll_wait[rows],
+            steps_ahead=self.steps_ahead,
             cold_s=self.cold_s[rows],
+            on_trtllm=self.on_trtllm[rows],
             mixed=None if self.mixed is None else self.mixed[rows],
             stages=self.stages and self.stages.take(rows),
             speculation=self.speculation and self.speculation.take(rows),
@@ -109,6 +128,16 @@ class Server:
         """Return the time of the host for each request in seconds, shape (n,)."""
         return self.host_s + self.host_token_s * load.isl
 
+    def handed_over_s(self, load: Load) -> Array:
+        """Return how long the mean prompt of the first wave waits for others beside prefill, in seconds, shape (n,).
+
+        All are sent at once, and the host reads them one by one. Where lengths are equal every wave is such a
+        one, and runs show no more than prefill.
+        """
+        others = np.where(load.lockstep, 0.0, load.concurrency - 1.0)
+        result: Array = self.wave_token_s * load.isl * others / 2.0
+        return result
+
     def decode_s(self, running: Array, context: Array) -> Array:
         """Return the time in seconds of a decode step of `running` requests, `accepted` tokens each, shape (n,)."""
         batch = running if self.stages is None else self.stages.batch(running)
@@ -125,6 +154,25 @@ class Server:
         if self.mixed is None:
             return whole
         return np.where(self.mixed, np.maximum(whole - self._decoding(running), 0.1 * whole), whole)
+
+    def packed(self, tokens: Array, new: Array) -> Array:
+        """Return how many of a step's tokens are taken, shape (n,): as a whole prompts leave some.
+
+        Parameters
+        ----------
+        tokens : ndarray, shape (n,)
+            Most prompt tokens of a step.
+        new : ndarray, shape (n,)
+            Tokens to prefill of one prompt; one that is longer than a step is cut into chunks.
+        """
+        if not self.on_trtllm.any():
+            return tokens
+        whole = np.floor(tokens / new) * new
+        return np.where(self.on_trtllm & (whole > 0.0), whole, tokens)
+
+    def held(self, load: Load) -> Array:
+        """Return the tokens that a request at any point of its answer holds of the pool, shape (n,)."""
+        return np.where(self.on_trtllm, load.isl + load.osl, load.context)
 
     def _decoding(self, running: Array) -> Array:
         """Return the rows of running requests in a mixed step, shape (n,)."""
@@ -185,7 +233,7 @@ def server_of(
     speculation : Speculation, optional
     pools : Pools, optional
     """
-    sglang = system.engine[at] == ENGINES.index("sglang")
+    sglang, on_trtllm = system.engine[at] == ENGINES.index("sglang"), system.on_trtllm[at]
     mixed = ~sglang if mixed_chunk is None else ~sglang | mixed_chunk
     return Server(
         times=StepTimes(tables, at, settings.graph_max_batch),
@@ -194,8 +242,11 @@ def server_of(
         prefill_first=~mixed,
         host_s=c.host_s,
         host_token_s=c.host_token_s,
-        poll_wait=c.poll_wait,
+        wave_token_s=c.wave_token_s[at],
+        poll_wait=np.where(on_trtllm, HELD_BACK, c.poll_wait),
+        steps_ahead=c.steps_ahead,
         cold_s=c.cold_s[at],
+        on_trtllm=on_trtllm,
         mixed=mixed if mixed.any() else None,
         stages=stages_of(system, at),
         speculation=speculation,

@@ -16,6 +16,25 @@ METHODS = ("mtp", "eagle")
 """Who drafts: the model's own multi-token-prediction layer, or a draft model."""
 
 
+def acceptance_length(drafted: Array, acceptance: float) -> Array:
+    """Return the mean tokens that a step yields.
+
+    Parameters
+    ----------
+    drafted : ndarray
+        Tokens drafted a step, one after the other.
+    acceptance : float
+        Probability that one of them is accepted if the one before it was, below 1.
+
+    Notes
+    -----
+    1 + p + ... + p^k = (1 - p^(k+1)) / (1 - p): the step's own token, and drafted ones up to the first that is refused
+    (Leviathan et al., Fast Inference from Transformers via Speculative Decoding, 2023).
+    """
+    result: Array = (1.0 - acceptance ** (drafted + 1.0)) / (1.0 - acceptance)
+    return result
+
+
 @dataclass(frozen=True)
 class Speculation:
     """How n questions speculate; all arrays of shape (n,).
@@ -32,6 +51,8 @@ class Speculation:
         A draft model drafts; else the model's own MTP layer does.
     draft : StepTimes or None
         Of the draft models; None where `has_draft_model` is false for all.
+    request_s : ndarray
+        Further time of the engine for each running request in a step that drafts.
     """
 
     drafted: Array
@@ -39,6 +60,7 @@ class Speculation:
     layers: Array
     has_draft_model: NDArray[np.bool_]
     draft: StepTimes | None
+    request_s: Array
 
     def take(self, rows: Codes) -> Speculation:
         """Return what some questions ask, in that order."""
@@ -48,6 +70,7 @@ class Speculation:
             self.layers[rows],
             self.has_draft_model[rows],
             self.draft and self.draft.take(rows),
+            self.request_s[rows],
         )
 
     def decode_s(self, times: StepTimes, batch: Array, context: Array, padded: Array) -> Array:
@@ -70,7 +93,7 @@ class Speculation:
         token_s = (times.decode_s(batch, context, padded) - head_s) / self.layers + head_s
         if self.draft is not None:
             token_s = np.where(self.has_draft_model, self.draft.decode_s(batch, context, padded), token_s)
-        return verify_s + self.drafted * token_s
+        return verify_s + self.drafted * token_s + self.request_s * batch
 
     def prefill_s(
         self, pass_s: Array, tokens: Array, length: Array, ranks: Array, cached: Array | None
