@@ -62,18 +62,24 @@ class Batch:
         return self.features.gpus(self.system.n_gpus[self.at])
 
     def take(self, chosen: Codes) -> Batch:
-        """Return some of the resolved rows, in that order."""
+        """Return some of the resolved rows, in that order, with the deployments that they ask about."""
+        used, at = np.unique(self.at[chosen], return_inverse=True)
         return Batch(
             self.rows[chosen],
             self.identities,
-            self.who,
-            self.system,
-            self.at[chosen],
+            self.who[used],
+            self.system.take(used),
+            at,
             self.settings.take(chosen),
             self.load.take(chosen),
             self.refused,
             self.features.take(chosen),
         )
+
+    @property
+    def instance_settings(self) -> Settings:
+        """The settings as whole instances have them, over all attention ranks."""
+        return self.settings.of_instance(self.system, self.at)
 
     def deployment(self, index: int) -> Deployment:
         """Return one resolved row as an object."""

@@ -198,7 +198,7 @@ class Workload:
     lockstep : bool
         All requests have the same lengths.
     warmed_up : bool
-        The client loaded the engine fully before it measured.
+        The engine had served prompts of such lengths before the run began; else the first wave finds it cold.
     request_rate : float, optional
         Arrivals a second of an open load.
     prefix_hit : float

@@ -34,6 +34,9 @@ POOL_NUMBERS = ("prefill_tp", "prefill_dp", "prefill_ep", "prefill_instances", "
                 "network_gbit_s")  # fmt: skip
 """Columns of numbers that say which instances prefill, and how their cache reaches the others."""
 
+FITTED_ACCEPTANCE = 0.0
+"""`spec_accept` that asks for the acceptance length that the profile's acceptance of a drafted token gives."""
+
 GIGABIT = 1e9 / 8.0
 """Bytes."""
 
@@ -61,7 +64,10 @@ Build = Callable[[list[Identity], Codes, dict[str, Array]], tuple[Part, Widths]]
 
 
 class Drafting(NamedTuple):
-    """How n questions speculate; arrays of shape (n,). `part` holds the draft models, None where there are none."""
+    """How n questions speculate; arrays of shape (n,). `part` holds the draft models, None where there are none.
+
+    `accepted` is `FITTED_ACCEPTANCE` where the profile says what is accepted.
+    """
 
     method: Codes
     drafted: Array
@@ -96,12 +102,16 @@ class Features:
     separation: Separation | None = None
 
     def take(self, rows: Codes) -> Features:
-        """Return what some questions ask, in that order."""
+        """Return what some questions ask, in that order; what none of them asks is None again."""
 
         def of(part: Part) -> Part:
             return part._replace(at=part.at[rows])
 
         drafts, pools = self.drafting, self.separation
+        if drafts is not None and not (drafts.method[rows] >= 0).any():
+            drafts = None
+        if pools is not None and not pools.separate[rows].any():
+            pools = None
         return Features(
             mixed_chunk=None if self.mixed_chunk is None else self.mixed_chunk[rows],
             drafting=drafts
@@ -196,9 +206,9 @@ def _wrong_drafting(
         return NotCovered(
             "speculation needs spec_accept: how many tokens a step yields on average depends on model, drafter and "
             "text and is not guessed; engines print it as acceptance length",
-            ["spec_accept as measured"],
+            ["spec_accept as measured", "spec_accept 0 for what the profile was fitted to"],
         )
-    if not 1.0 <= accept <= tokens + 1.0:
+    if accept != FITTED_ACCEPTANCE and not 1.0 <= accept <= tokens + 1.0:
         return InvalidValue(
             f"spec_accept {accept:g} is not between 1 and {tokens + 1.0:g}: a step yields its own token and at most "
             "those drafted"

@@ -16,7 +16,7 @@ from aicalib.engines import ENGINES, defaults, is_newer, newest_version, release
 from aicalib.engines.kernels import AttentionKernel, attention_kernel, default_backend, softmax_kind
 from aicalib.engines.layouts import expert_padding, has_encoder, latent_bits, one_pool
 from aicalib.engines.moe_kernels import dense_format, expert_format
-from aicalib.errors import InvalidValue, NotCovered, UnknownName, fold
+from aicalib.errors import InvalidValue, UnknownName, fold
 from aicalib.hardware import Accelerator, get_accelerator
 from aicalib.models import Architecture, get_architecture
 from aicalib.physics.kernels.comm import all_reduce_variant
@@ -135,11 +135,6 @@ def identify(
     engine = {fold(name): name for name in ENGINES}.get(fold(engine), engine)
     if engine not in ENGINES:
         raise UnknownName("engine", engine, ENGINES)
-    if engine == "trtllm":
-        raise NotCovered(
-            "engine 'trtllm' is not covered yet: its runs need speculation as a hidden state",
-            ["sglang", "vllm"],
-        )
     notes: list[str] = list(arch.notes)
     if accelerator.file:
         notes.append(f"gpu: figures of {accelerator.file}")

@@ -29,13 +29,13 @@ from aicalib.columns import (
 )
 from aicalib.deployment import Deployment, Identity, Workload
 from aicalib.engines import defaults
-from aicalib.errors import RequestError
+from aicalib.errors import InvalidValue, RequestError
 from aicalib.features import DRAFT_NAMES, DRAFT_NUMBERS, POOL_NUMBERS, Asked, Features, Part, resolve_features
 from aicalib.identify import SURFACE, WIDTHS, identify, numbers_of
 from aicalib.loads import fill_prompts
 from aicalib.models.stack import ArchitectureArrays, stack
 from aicalib.physics.memory import fits, memory
-from aicalib.physics.system import Settings, System
+from aicalib.physics.system import ENGINES, Settings, System
 from aicalib.recent import Recent
 from aicalib.serving.load import Load
 
@@ -225,6 +225,9 @@ def _resolve_numbers(options: Mapping[str, Any], names: _Names, memory_only: boo
         for place in np.flatnonzero(at == number):
             refuse(int(place), error)
     settings = _settings(system, at, names.numbers["is_a100"][codes] > 0, numbers)
+    chunked = ~np.isnan(numbers["chunked_prefill_size"])
+    for place in np.flatnonzero(system.on_trtllm[at] & ~chunked & (numbers["isl"] > settings.chunk_tokens)):
+        refuse(int(place), _longer_than_a_step(numbers["isl"][place], settings.chunk_tokens[place]))
     hit = numbers.get("prefix_hit")
     load = Load(
         isl=numbers["isl"],
@@ -237,7 +240,7 @@ def _resolve_numbers(options: Mapping[str, Any], names: _Names, memory_only: boo
         request_rate=numbers.get("request_rate"),
         prefix_hit=hit if hit is not None and hit.any() else None,
     )
-    mixed_chunk = flags["enable_mixed_chunk"][rows] & ~system.on_vllm[at]
+    mixed_chunk = flags["enable_mixed_chunk"][rows] & (system.engine[at] == ENGINES.index("sglang"))
     features = _features(options, names, rows, codes, numbers, load, mixed_chunk, refuse)
     batch = Batch(rows, names.identities, who, system, at, settings, load, refused, features)
     if len(refused) > n - rows.size:
@@ -245,6 +248,14 @@ def _resolve_numbers(options: Mapping[str, Any], names: _Names, memory_only: boo
             np.array([place for place, row in enumerate(rows) if int(row) not in refused], dtype=np.intp)
         )
     return batch
+
+
+def _longer_than_a_step(isl: float, tokens: float) -> RequestError:
+    return InvalidValue(
+        f"isl {isl:g}: TensorRT-LLM takes {tokens:g} tokens a step by itself and cuts no prompt; "
+        "chunked_prefill_size sets max_num_tokens and lets it cut",
+        [f"chunked_prefill_size {tokens:g}", f"isl {tokens:g}"],
+    )
 
 
 def _features(
@@ -364,16 +375,25 @@ def _settings(system: System, at: Codes, is_a100: NDArray[np.bool_], numbers: di
     if not any(np.isnan(values).any() for values in asked):
         return asked
     arch = system.arch
-    on_vllm, where = system.on_vllm[at], (system.version[at], system.memory_bytes[at])
-    context = np.where(np.isnan(numbers["context_len"]), arch.max_position[at], numbers["context_len"])
-    if on_vllm.all():
+    where, widths = (
+        (system.version[at], system.memory_bytes[at]),
+        (system.tp[at], system.dp[at], system.pp[at]),
+    )
+
+    def sglang() -> Settings:
+        return defaults.sglang(asked, *where, *widths, (arch.mla_layers > 0)[at], system.has_encoder[at])
+
+    def vllm() -> Settings:
+        longest = numbers["context_len"]
+        context = np.where(np.isnan(longest), arch.max_position[at], longest)
         return defaults.vllm(asked, *where, is_a100, context)
-    widths = system.tp[at], system.dp[at], system.pp[at]
-    sglang = defaults.sglang(asked, *where, *widths, (arch.mla_layers > 0)[at], system.has_encoder[at])
-    if not on_vllm.any():
-        return sglang
-    both = zip(defaults.vllm(asked, *where, is_a100, context), sglang, strict=True)
-    return Settings(*(np.where(on_vllm, first, second) for first, second in both))
+
+    fill, engine = (sglang, vllm, lambda: defaults.trtllm(asked)), system.engine[at]
+    there = np.flatnonzero(np.bincount(engine, minlength=len(fill)))
+    if there.size == 1:
+        return fill[there[0]]()
+    chosen = [fill[code]() if code in there else asked for code in range(len(fill))]
+    return Settings(*(np.choose(engine, each) for each in zip(*chosen, strict=True)))
 
 
 def smallest_tp(names: _Names, codes: Codes, numbers: dict[str, Array]) -> Array:

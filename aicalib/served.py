@@ -10,19 +10,20 @@ from numpy.typing import NDArray
 
 from aicalib.batch import Batch
 from aicalib.deployment import Identity
-from aicalib.features import Drafting, Part, Separation
+from aicalib.features import FITTED_ACCEPTANCE, Drafting, Part, Separation
 from aicalib.physics.draft_memory import with_drafter
 from aicalib.physics.kv_cache import cells
 from aicalib.physics.memory import Memory, Needs, fits, memory, needs
 from aicalib.physics.memory import memory_of as memory_needed
-from aicalib.physics.system import Coefficients, System, spread_over
+from aicalib.physics.system import ENGINES, Coefficients, System, spread_over
 from aicalib.physics.tables import KernelTables, StepTables, StepTimes, tabulate
 from aicalib.physics.weights import weight_bytes
+from aicalib.profiles.coefficients import position
 from aicalib.profiles.profile import Profile
 from aicalib.recent import Recent
 from aicalib.serving.disaggregated import Pools
 from aicalib.serving.server import Server, server_of
-from aicalib.serving.speculation import METHODS, Speculation
+from aicalib.serving.speculation import METHODS, Speculation, acceptance_length
 
 Array = NDArray[np.float64]
 Yes = NDArray[np.bool_]
@@ -95,7 +96,7 @@ def servers(
     return server_of(
         *found,
         batch.at,
-        batch.settings,
+        batch.instance_settings,
         features.mixed_chunk,
         features.drafting and _speculation(batch, features.drafting, values),
         features.separation and _pools(batch, features.separation, values),
@@ -108,21 +109,41 @@ def _speculation(batch: Batch, drafts: Drafting, values: Array) -> Speculation:
         tables, _, _ = _tables(drafts.part.system, values)
         # The engine's own time per step is that of the model's step, which the drafts are part of.
         tables = replace(tables, step_s=0.0 * tables.step_s, request_s=0.0 * tables.request_s)
-        draft = StepTimes(tables, drafts.part.at, batch.settings.graph_max_batch)
+        draft = StepTimes(tables, drafts.part.at, batch.instance_settings.graph_max_batch)
     layers = batch.system.arch.num_layers[batch.at]
-    return Speculation(drafts.drafted, drafts.accepted, layers, drafts.has_draft_model, draft)
+    accepted = accepted_tokens(drafts, values)
+    # The schedulers of other engines run while the device drafts.
+    waits = (batch.system.engine[batch.at] == ENGINES.index("sglang")) & (drafts.drafted > 0.0)
+    request_s = np.where(waits, values[position("draft_request_time")], 0.0)
+    return Speculation(drafts.drafted, accepted, layers, drafts.has_draft_model, draft, request_s)
+
+
+def accepted_tokens(drafts: Drafting, values: Array) -> Array:
+    """Return the acceptance length of n questions, shape (n,): what was asked, or what the profile says."""
+    fitted = acceptance_length(drafts.drafted, float(values[position("mtp_acceptance")]))
+    return np.where(drafts.accepted == FITTED_ACCEPTANCE, fitted, drafts.accepted)
 
 
 def _pools(batch: Batch, pools: Separation, values: Array) -> Pools:
     part = pools.part
-    cell = np.maximum(_cell_bytes(part.system)[part.at], _cell_bytes(batch.system)[batch.at])
+    settings = batch.settings.of_instance(part.system, part.at)
     return Pools(
         separate=pools.separate,
-        prefill=server_of(*_tables(part.system, values), part.at, batch.settings),
+        prefill=server_of(*_tables(part.system, values), part.at, settings),
         prefill_instances=pools.prefill_instances,
         decode_instances=pools.decode_instances,
-        transfer_s=batch.load.isl * cell / pools.network_bytes_s,
+        transfer_s=transfer_bytes(batch) / pools.network_bytes_s,
     )
+
+
+def transfer_bytes(batch: Batch) -> Array:
+    """Return what a prefill GPU sends of a prompt's cache, shape (n,); 0 where prefill has no instances of its own."""
+    pools = batch.features.separation
+    if pools is None:
+        return np.zeros(batch.at.size)
+    part = pools.part
+    cell = np.maximum(_cell_bytes(part.system)[part.at], _cell_bytes(batch.system)[batch.at])
+    return np.where(pools.separate, batch.load.isl * cell, 0.0)
 
 
 def memory_of(batch: Batch) -> tuple[Memory, Yes]:

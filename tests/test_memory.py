@@ -457,14 +457,32 @@ def test_evaluate_scores_starts_beside_runs(tmp_path):
     assert {group["engine"] for group in found["groups"]} == {"vllm"}
 
 
+def test_a_group_of_starts_and_runs_is_one(published):
+    start = next(
+        json.loads(line) for line in STARTUPS.read_text().splitlines() if "h100" in line and "vllm" in line
+    )
+    run = {
+        "engine": "vllm", "gpu": "h100_sxm", "model": start["model"], "tp": start["tp"], "isl": 100, "osl": 100,
+        "load": "closed", "concurrency": 1, "mean_tpot_ms": 5.0,
+    }  # fmt: skip
+    (group,) = evaluate([start | {"startup_id": "s", "gpu": "h100-sxm"}, run], default_profile()).as_dict()[
+        "groups"
+    ]
+    assert group["n"] == 2
+    assert group["tpot_ms"]["n"] == 1
+    assert set(group) >= {"max_total_tokens", "max_total_tokens_given_memory"}
+
+
 def test_evaluate_scores_what_a_server_said():
     run = {
-        "engine": "sglang", "engine_version": "0.5.6", "gpu": "h100-sxm", "model": "llama-3.1-8b", "tp": 1, "isl": 100,
+        "engine": "sglang", "engine_version": "0.5.6", "gpu": "H100_SXM", "model": "llama-3.1-8b", "tp": 1, "isl": 100,
         "osl": 100, "load": "closed", "concurrency": 1, "mean_tpot_ms": 5.0, "extra": {"max_total_tokens": 430000},
         "kv_dtype": "auto",
     }  # fmt: skip
     found = evaluate([run, run], default_profile())
     assert found.as_dict()["metrics"]["max_total_tokens"]["n"] == 1  # one server, however many runs
+    (group,) = found.as_dict()["groups"]
+    assert (group["gpu"], group["n"], group["max_total_tokens"]["n"]) == ("h100-sxm", 2, 1)
     rows = [row for row in found.rows() if row["metric"] == "max_total_tokens"]
     assert [row["measured"] for row in rows] == [430000]
 

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.batch import Batch
+from aicalib.calibrate.layouts import layout_options, network_assumed, network_decides, wrong_layout
 from aicalib.engines.releases import months, version_key
 from aicalib.errors import InvalidValue, NotCovered, RequestError
+from aicalib.features import FITTED_ACCEPTANCE
 from aicalib.physics.system import REFERENCE_MONTH
 from aicalib.resolve import resolve
 
@@ -24,13 +26,18 @@ EXPERTS_ONLY = ("int4", "mxfp4")
 SPECULATION = {
     "spec_algorithm": "algorithm",
     "spec_steps": "number of steps",
-    "accept_length": "acceptance length",
 }
 """Keys without which a run with speculative decoding cannot be asked, and what they are."""
 
 DRAFTED_BY_LAYER = ("MTP", "NEXTN", "EAGLE")
 """Algorithms that draft by the model's own layer where it has one: engines call it EAGLE where they run the layer as
 a draft model."""
+
+INFERENCEX_RATIO = 0.8
+"""Range ratio of InferenceX's client, which no other published source uses."""
+
+DOUBT = 0.1
+"""Probability of the other state up to which a run is taken as what it is asked as."""
 
 FIXED_LENGTHS = 0.99
 """From this ratio of the shortest to the longest length on, requests run in lockstep."""
@@ -52,6 +59,8 @@ class Runs:
         Whether the figure is a median, to be compared with the predicted median.
     derived : ndarray of bool, shape (n,)
         Whether the end-to-end figure is TTFT + TPOT (OSL - 1).
+    speculation_probability : ndarray, shape (n,), optional
+        That a run speculated whose record does not say so; NaN where the record says it (`aicalib.calibrate.hidden`).
     """
 
     batch: Batch
@@ -59,6 +68,7 @@ class Runs:
     measured: dict[str, Array]
     median: dict[str, NDArray[np.bool_]]
     derived: NDArray[np.bool_]
+    speculation_probability: Array | None = None
 
     def take(self, chosen: NDArray[np.intp]) -> Runs:
         """Return some of the answered runs, in that order."""
@@ -68,7 +78,33 @@ class Runs:
             {name: values[chosen] for name, values in self.measured.items()},
             {name: values[chosen] for name, values in self.median.items()},
             self.derived[chosen],
+            None if self.speculation_probability is None else self.speculation_probability[chosen],
         )
+
+    @property
+    def settled(self) -> NDArray[np.bool_]:
+        """Whether a fit may take each run as it is asked: no doubt is left whether it speculated, shape (n,)."""
+        chance = self.speculation_probability
+        if chance is None:
+            return np.ones(self.batch.rows.size, dtype=bool)
+        drafting = self.batch.features.drafting
+        asked = np.zeros(chance.size) if drafting is None else (drafting.method >= 0).astype(float)
+        result: NDArray[np.bool_] = ~(np.abs(chance - asked) > DOUBT)
+        return result
+
+    @property
+    def inferred(self) -> NDArray[np.bool_]:
+        """Whether something that no record says was filled in, shape (n,).
+
+        That a run speculated, or not; how much was accepted; the network between instances.
+        """
+        result = network_assumed(self.batch)
+        drafting = self.batch.features.drafting
+        if drafting is not None:
+            result |= (drafting.method >= 0) & (drafting.accepted == FITTED_ACCEPTANCE)
+        if self.speculation_probability is not None:
+            result |= np.isfinite(self.speculation_probability)
+        return result
 
     @property
     def answered(self) -> list[Mapping[str, Any]]:
@@ -94,8 +130,9 @@ def _given(value: Any) -> bool:
 
 def refusal(record: Mapping[str, Any]) -> RequestError | None:
     """Return why a run cannot be asked as a question, or None where it can."""
-    if record.get("disagg") is True:
-        return InvalidValue("the network between prefill and decode instances is not recorded")
+    separate = record.get("disagg") is True
+    if separate and (error := wrong_layout(record)) is not None:
+        return error
     if record.get("spec_decode") is True:
         for key, what in SPECULATION.items():
             if not _given(record.get(key)):
@@ -108,7 +145,7 @@ def refusal(record: Mapping[str, Any]) -> RequestError | None:
         ("engine", "engine"),
         ("tp", "tensor-parallel width"),
     ):
-        if not _given(record.get(key)):
+        if not _given(record.get(key)) and not (separate and key == "tp"):
             return InvalidValue(f"the {what} is not recorded")
     for side in ("isl", "osl"):
         if not _given(record.get(side)) and not _given(record.get(f"mean_{side}_actual")):
@@ -124,13 +161,16 @@ def mean_length(record: Mapping[str, Any], side: str) -> float:
     """Return the mean length of the requests as sent, in tokens.
 
     The actual mean where token totals were recorded; else the mean of a uniform draw from
-    [ratio, 1] x nominal; else the nominal length.
+    [ratio, 1] x nominal; else the nominal length. SGLang's client draws its random data set from 1 token on
+    where it is given no ratio.
     """
     actual = record.get(f"mean_{side}_actual")
     if _given(actual):
         return float(actual)  # type: ignore[arg-type]
     ratio = record.get("range_ratio")
-    return float(record[side]) * ((1.0 + float(ratio)) / 2.0 if _given(ratio) else 1.0)  # type: ignore[arg-type]
+    if not _given(ratio):
+        ratio = 0.0 if record.get("dataset") == "random" and record.get("engine") == "sglang" else 1.0
+    return float(record[side]) * (1.0 + float(ratio)) / 2.0  # type: ignore[arg-type]
 
 
 def lockstep(record: Mapping[str, Any]) -> bool:
@@ -146,6 +186,27 @@ def lockstep(record: Mapping[str, Any]) -> bool:
     if _given(actual) and _given(nominal):
         return float(actual) >= FIXED_LENGTHS * float(nominal)  # type: ignore[arg-type]
     return record.get("dataset") in (None, "custom") and _given(nominal)
+
+
+def expert_width(record: Mapping[str, Any]) -> Any:
+    """Return the width over which whole experts are split.
+
+    Early exports had no field for it, or wrote 1; where the launch script switched expert parallelism on, it is the
+    tensor-parallel width.
+    """
+    width = record.get("ep")
+    if record.get("expert_parallel") is True and (not _given(width) or width == 1):
+        return record.get("tp")
+    return width
+
+
+def warmed_up(record: Mapping[str, Any]) -> bool:
+    """Return whether the engine had served prompts like those of the run before it began.
+
+    InferenceX starts a server for each run, and warms it up, if at all, with one prompt sent again and again: kernels
+    for other lengths are compiled when the first wave of drawn prompts comes. Others run a sweep on one server.
+    """
+    return not _given(record.get("num_warmups")) and record.get("range_ratio") != INFERENCEX_RATIO
 
 
 def engine_month(record: Mapping[str, Any]) -> float | None:
@@ -166,9 +227,9 @@ def _options(record: Mapping[str, Any]) -> dict[str, Any]:
     quant = record.get("weight_quant")
     experts_only = quant in EXPERTS_ONLY
     slots = record.get("batch_size") if record.get("load") == "static_batch" else record.get("concurrency")
-    warmups = record.get("num_warmups")
     version = record.get("engine_version")
     kv = record.get("kv_dtype")
+    accept = record["accept_length"] if _given(record.get("accept_length")) else FITTED_ACCEPTANCE
     drafts, is_open = record.get("spec_decode") is True, record.get("load") == "open"
     return {
         "model": record["model"],
@@ -179,9 +240,9 @@ def _options(record: Mapping[str, Any]) -> dict[str, Any]:
         "fmha": None,
         "engine": record["engine"],
         "engine_version": version if _given(version) else None,
-        "tp": record["tp"],
+        "tp": record.get("tp"),
         "dp": record.get("dp"),
-        "ep": record.get("ep"),
+        "ep": expert_width(record),
         "pp": record.get("pp"),
         "isl": mean_length(record, "isl"),
         "osl": mean_length(record, "osl"),
@@ -197,9 +258,10 @@ def _options(record: Mapping[str, Any]) -> dict[str, Any]:
         "request_rate": record.get("request_rate") if is_open else None,
         "spec_method": "mtp" if drafts else None,
         "spec_tokens": record.get("spec_steps") if drafts else None,
-        "spec_accept": record.get("accept_length") if drafts else None,
+        "spec_accept": accept if drafts else None,
         "lockstep": lockstep(record),
-        "warmed_up": _given(warmups) and float(warmups) >= float(slots or 0),  # type: ignore[arg-type]
+        "warmed_up": warmed_up(record),
+        **layout_options(record),
     }
 
 
@@ -244,11 +306,21 @@ def as_runs(records: Iterable[Mapping[str, Any]]) -> Runs:
     refused = {row: error for row, record in enumerate(all_records) if (error := refusal(record)) is not None}
     askable = [row for row in range(len(all_records)) if row not in refused]
     options = [_options(all_records[row]) for row in askable]
-    names = options[0] if options else {"model": None}
-    batch = resolve({name: [each[name] for each in options] for name in names})
+    names = dict.fromkeys(name for each in options for name in each) or {"model": None}
+    batch = resolve({name: [each.get(name) for each in options] for name in names})
     refused |= {askable[row]: error for row, error in batch.refused.items()}
     rows = np.array([askable[row] for row in batch.rows], dtype=np.intp)
     batch = replace(batch, rows=rows, refused=refused)
+    ttft_ms, _ = _figure([all_records[row] for row in rows], "ttft_ms")
+    hangs = network_decides(batch, ttft_ms)
+    if hangs.any():
+        unknown = InvalidValue(
+            "the network between prefill and decode instances is not recorded, and sending the cache may take much of "
+            "the TTFT"
+        )
+        refused |= dict.fromkeys(rows[hangs].tolist(), unknown)
+        batch = replace(batch, refused=refused).take(np.flatnonzero(~hangs))
+        rows = batch.rows
 
     answered = [all_records[row] for row in rows]
     isl, osl = batch.load.isl, batch.load.osl

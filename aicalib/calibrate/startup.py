@@ -272,7 +272,8 @@ def _predicted(batch: Batch, rows: list[Mapping[str, Any]]) -> dict[str, Array]:
         sglang_pool_bytes(before, fraction, _or(before - after, weights) + drafted),
     )  # fmt: skip
     tokens, _ = pool_tokens(need, pool, settings.chunk_tokens, context, ratio, page)
-    ruled = np.isfinite(pool) & np.where(system.on_vllm, has_version, fraction_known)
+    # TensorRT-LLM prints the peak of a step, from which its rule starts, in no form that records hold.
+    ruled = np.isfinite(pool) & np.where(system.on_vllm, has_version, fraction_known) & ~system.on_trtllm
     return {
         "max_total_tokens": np.where(answerable, whole.max_total_tokens / whole.ranks, np.nan),
         "max_total_tokens_given_memory": np.where(ruled, tokens, np.nan),

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from aicalib.cli.output import DEFAULT_WAIT_S, Db, Json, Wait, print_json, print_table, store_path
+from aicalib.cli import profiles
+from aicalib.cli.output import Json, print_json, print_table
 
 app = typer.Typer(help="What aicalib knows.", no_args_is_help=True)
 
@@ -148,46 +149,16 @@ def engines(json: Json = False) -> None:
     """List the engines and their newest known versions."""
     from aicalib.engines import ENGINES, newest_version
 
-    found = [
-        {"engine": name, "newest_version": newest_version(name), "covered": name != "trtllm"}
-        for name in ENGINES
-    ]
+    found = [{"engine": name, "newest_version": newest_version(name)} for name in ENGINES]
     if json:
         print_json(found)
         return
     print_table(
         "",
-        ["engine", "newest known version", "predicted"],
-        [
-            [str(each["engine"]), str(each["newest_version"]), "yes" if each["covered"] else "not yet"]
-            for each in found
-        ],
-        align="lll",
+        ["engine", "newest known version"],
+        [[each["engine"], each["newest_version"]] for each in found],
+        align="ll",
     )
 
 
-@app.command()
-def profiles(db: Db = None, wait: Wait = DEFAULT_WAIT_S, json: Json = False) -> None:
-    """List the shipped profiles and those in the store."""
-    from aicalib.profiles import default_profile
-    from aicalib.profiles.profile import uncalibrated
-
-    found: list[dict[str, Any]] = [
-        {"name": each.name, "version": each.version, "where": "shipped"}
-        for each in (default_profile(), uncalibrated())
-    ]
-    path = store_path(db)
-    if path.exists():
-        from perfdb import Store
-
-        with Store(path, read_only=True, wait_s=wait) as store:
-            found += [{**each, "where": str(path)} for each in store.profiles()]
-    if json:
-        print_json(found)
-        return
-    print_table(
-        "",
-        ["profile", "version", "where"],
-        [[str(each[key]) for key in ("name", "version", "where")] for each in found],
-        align="lll",
-    )
+app.command("profiles")(profiles.list_)

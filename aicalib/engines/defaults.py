@@ -4,7 +4,8 @@ All functions are over arrays, so that a table of a million deployments is fille
 a number that orders versions: `version_number("0.5.9")`.
 
 Sources: sgl-project/sglang, server arguments and memory defaults of 0.4.1, 0.4.6.post5, 0.5.2, 0.5.4 to
-0.5.9 and 0.5.23; vllm-project/vllm 0.33.0, engine arguments.
+0.5.9 and 0.5.23; vllm-project/vllm 0.33.0, engine arguments; NVIDIA/TensorRT-LLM
+tensorrt_llm/llmapi/llm_args.py (KvCacheConfig, CudaGraphConfig) and builder.py (BuildConfig), 0.20 to 1.3.
 """
 
 from __future__ import annotations
@@ -175,4 +176,28 @@ def vllm(
         max_running=max_running,
         graph_max_batch=_given(settings.graph_max_batch, np.minimum(512.0, max_running)),
         poll_interval=np.ones_like(gib),
+    )
+
+
+def trtllm(settings: Settings) -> Settings:
+    """Fill in what `trtllm-serve` takes by itself under the PyTorch backend.
+
+    Parameters
+    ----------
+    settings : Settings
+        What was given, NaN elsewhere; arrays of shape (n,). Tokens, requests and graphs are those of one
+        attention-data-parallel rank, as the flags mean them.
+
+    Notes
+    -----
+    0.9 of the memory that is free once weights are loaded and a largest step has run, 8192 tokens a step, 2048
+    requests, graphs up to a batch of 128. The scheduler looks for requests at every step.
+    """
+    max_running = _given(settings.max_running, np.full_like(settings.max_running, 2048.0))
+    return Settings(
+        memory_fraction=_given(settings.memory_fraction, np.full_like(max_running, 0.9)),
+        chunk_tokens=_given(settings.chunk_tokens, np.full_like(max_running, 8192.0)),
+        max_running=max_running,
+        graph_max_batch=_given(settings.graph_max_batch, np.minimum(128.0, max_running)),
+        poll_interval=_given(settings.poll_interval, np.ones_like(max_running)),
     )

@@ -1,6 +1,7 @@
 """How engines lay weights and caches out in memory where that differs from the formats' own bits.
 
-Sources: vllm-project/vllm and sgl-project/sglang, MXFP4 expert layers and KV pools of sparse attention.
+Sources: vllm-project/vllm and sgl-project/sglang, MXFP4 expert layers and KV pools of sparse attention;
+NVIDIA/TensorRT-LLM tensorrt_llm/llmapi/llm_args.py: KvCacheConfig.
 """
 
 from __future__ import annotations
@@ -62,8 +63,11 @@ def latent_bits(engine: str, arch: Architecture, accelerator: Accelerator, quant
 
 
 def one_pool(engine: str, arch: Architecture) -> bool:
-    """Return whether sliding-window layers share the pool of the others."""
-    return engine == "sglang" and arch.family.startswith(ONE_POOL_FAMILIES)
+    """Return whether sliding-window layers share the pool of the others.
+
+    TensorRT-LLM keeps them there unless `kv_cache_config.max_attention_window` is set.
+    """
+    return engine == "trtllm" or (engine == "sglang" and arch.family.startswith(ONE_POOL_FAMILIES))
 
 
 def has_encoder(arch: Architecture) -> bool:
