@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
-_OSL = "coalesce(mean_osl_actual, osl * (1 + coalesce(range_ratio, 1)) / 2)"
-_ISL = "coalesce(mean_isl_actual, isl * (1 + coalesce(range_ratio, 1)) / 2)"
+# Without a ratio SGLang's client draws the lengths of its random data set from 1 token on.
+_RATIO = "coalesce(range_ratio, CASE WHEN dataset = 'random' AND engine = 'sglang' THEN 0 ELSE 1 END)"
+_OSL = f"coalesce(mean_osl_actual, osl * (1 + {_RATIO}) / 2)"
+_ISL = f"coalesce(mean_isl_actual, isl * (1 + {_RATIO}) / 2)"
 _TTFT = "coalesce(mean_ttft_ms, median_ttft_ms, ttft_ms_unspecified)"
 _TPOT = "coalesce(mean_tpot_ms, median_tpot_ms, tpot_ms_unspecified)"
 
@@ -97,7 +99,7 @@ def put_predictions(
             f"INSERT INTO predicted BY NAME SELECT $1 AS profile, run_id, config_id, metric, "
             f"CASE metric {measured} END AS measured, {numbers}, CAST(origin AS VARCHAR) AS origin, "
             f"{fitted} AS fitted, CAST($2 AS TIMESTAMP) AS predicted_at "
-            "FROM given JOIN run_records USING (run_id)",
+            "FROM given JOIN run_records USING (run_id) JOIN configurations USING (config_id)",
             [profile, datetime.now(UTC).replace(tzinfo=None)],
         ).fetchone()
     finally:

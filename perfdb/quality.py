@@ -31,6 +31,9 @@ QUEUEING_SHARE: Final = 0.35
 QUEUEING_CONCURRENCY: Final = 1024
 QUEUEING_MIN_OSL: Final = 512
 """With shorter outputs one wave of prefills alone can reach that share of the decode time."""
+BATCH_SHARE: Final = 0.6
+"""Share of the requests in flight that decode at least where nothing but prefill holds the others back, with answers
+as long as `QUEUEING_MIN_OSL`. Where settings are recorded, published runs stay above it."""
 MOST_IN_FLIGHT: Final = 1.25
 """Requests in flight over the concurrency, by Little's law. Published runs end at 1.16: a mean over requests of
 different lengths is not their total over all tokens. Reports that give total for output tokens begin at 1.8."""
@@ -44,6 +47,9 @@ LUMPED_ITL_MS: Final = 0.05
 LUMPED_SHARE: Final = 0.6
 LUMPED_MIN_OSL: Final = 64
 """Signature of a stream whose chunks were read together, from runs of one engine by two clients on a CPU."""
+STREAMED_A_SECOND: Final = 12000
+"""Chunks a second from one server, above which Python hosts have no time left for new requests: the published runs of
+the smallest models stream 13 to 24 thousand tokens a second, and their TTFT grows as the model shrinks."""
 CACHED_PCT: Final = 5.0
 """A chat template alone, common to all prompts, is a smaller share of prompts of a hundred tokens and more."""
 
@@ -96,6 +102,12 @@ ALONE: Final[dict[str, str]] = {
             WHEN {_TTFT} > {QUEUEING_SHARE} * {_TPOT} * {_OSL} AND {_OSL} >= {QUEUEING_MIN_OSL}
                 THEN 'TTFT above {QUEUEING_SHARE:.0%} of the decode time'
         END""",
+    # Little's law again: requests that decode are output tokens per second x the time that each takes.
+    "batch_limit_unknown": f"""
+        CASE WHEN load = 'closed' AND max_running_requests IS NULL AND {_OSL} >= {QUEUEING_MIN_OSL}
+            AND output_tok_s * {_TPOT} / 1000 < {BATCH_SHARE} * concurrency
+        THEN format('{{:.3g}} of {{}} requests in flight were decoding: the limit that held the others back is not '
+            'recorded', output_tok_s * {_TPOT} / 1000, concurrency) END""",
     # Little's law: requests in flight are requests per second x the time each of them takes.
     "throughput_contradiction": f"""
         CASE
@@ -126,6 +138,12 @@ ALONE: Final[dict[str, str]] = {
                 THEN 'TTFT is most of the end-to-end time and more than any line of prompts takes: chunks were '
                     'read together'
         END""",
+    # Many instances have many hosts; scripts of TensorRT-LLM set an interval that tables do not record.
+    "host_bound": f"""
+        CASE WHEN load = 'closed' AND engine != 'trtllm' AND disagg IS NOT TRUE
+            AND concurrency / {_TPOT} * 1000 / coalesce(stream_interval, 1) > {STREAMED_A_SECOND}
+        THEN format('{{:.3g}} thousand chunks a second from one server: TTFT is the wait for a busy host',
+            concurrency / {_TPOT} / coalesce(stream_interval, 1)) END""",
     "cached_prompts": f"""
         CASE WHEN cache_hit_rate_pct > {CACHED_PCT}
         THEN format('{{:.3g}} % of the prompt tokens came from the cache: TTFT is not that of whole prompts',

@@ -212,11 +212,39 @@ def test_drift_goes_by_version_and_against_what_was_fitted(store):
         lineage.put_predictions(store, "team@1", predictions([stored[version]], value=value))
     found = rows(store, "FROM drift")
     assert [row["engine_version"] for row in found] == list(VERSIONS)
+    assert [row["fitted"] for row in found] == [True, True, False]
     assert [row["fitted_runs"] for row in found] == [1, 1, 0]
     assert [row["newer_than_fitted"] for row in found] == [False, False, True]
     assert [row["n"] for row in found] == [1, 1, 1]
+    assert {row["gpu"] for row in found} == {"h100_sxm"}
     assert math.isclose(found[2]["shift"], math.log(0.5))
     assert found[0]["shift"] == found[0]["spread"] == 0.0
+
+
+def test_a_curve_has_one_voice_in_a_drift(store):
+    loud = [
+        RUN | {"src_ref": f"loud {each}", "concurrency": each, "mean_tpot_ms": 16.0} for each in (1, 2, 4)
+    ]
+    quiet = [
+        RUN | {"src_ref": f"quiet {each}", "isl": each, "mean_tpot_ms": 8.0, "engine_version": "0.10.0"}
+        for each in (500, 2000)
+    ]
+    evidence.fill(store, [*loud, *quiet])
+    lineage.put_predictions(store, "p@1", predictions(ids(store).values()))
+    by_version = {row["engine_version"]: row for row in rows(store, "FROM drift")}
+    row = by_version["0.10.0"]
+    assert (row["n"], row["curves"]) == (6, 3)
+    assert row["median_log_ratio"] == 0.0
+    assert row["shift"] is None
+    assert not row["newer_than_fitted"]
+
+
+def test_only_what_is_calibrated_and_undoubted_can_drift(store):
+    stored = ids(store)
+    lineage.put_predictions(store, "p@1", predictions(stored.values(), origin="kernel-fit"))
+    lineage.put_predictions(store, "p@1", predictions([stored["0.9.2"], stored["0.10.0"]]))
+    flag(store, stored["0.9.2"], "repeat")
+    assert [row["engine_version"] for row in rows(store, "FROM drift")] == ["0.10.0"]
 
 
 @pytest.mark.parametrize(

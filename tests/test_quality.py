@@ -143,6 +143,13 @@ def test_ambiguous_configurations():
         ("queueing", {"load": "burst"}, {"load": "open", "request_rate": 1.0}),
         ("queueing", {"concurrency": 1024}, {"concurrency": 1023}),
         ("queueing", {"osl": 512, "mean_ttft_ms": 1800.0}, {"mean_ttft_ms": 1800.0}),
+        # 8 requests in flight, 10 ms a token, 800 tokens/s if all of them decode: 400 are those of half of them.
+        ("batch_limit_unknown", {"osl": 512, "output_tok_s": 400.0}, {"osl": 512, "output_tok_s": 700.0}),
+        (
+            "batch_limit_unknown",
+            {"osl": 512, "output_tok_s": 400.0},
+            {"osl": 512, "output_tok_s": 400.0, "max_running_requests": 4},
+        ),
         # 8 requests in flight, 10 ms a token: 800 tokens/s at most, less the prefills.
         ("throughput_contradiction", {"output_tok_s": 1000.0}, {"output_tok_s": 780.0}),
         ("throughput_contradiction", {"output_tok_s": 1000.0}, {"output_tok_s": 1000.0, "load": "open"}),
@@ -166,6 +173,9 @@ def test_ambiguous_configurations():
         ("lumped_stream", {"mean_tpot_ms": 0.005, "osl": 64}, {"mean_tpot_ms": 0.005, "osl": 16}),
         # A line of prompts that takes most of the time is no lumped stream.
         ("lumped_stream", {"mean_tpot_ms": 0.005}, {"mean_ttft_ms": 9000.0}),
+        # 128 streams at 10 ms a token are 12,800 chunks a second.
+        ("host_bound", {"concurrency": 128}, {"concurrency": 112}),
+        ("host_bound", {"concurrency": 128}, {"concurrency": 128, "stream_interval": 10}),
         ("cached_prompts", {"cache_hit_rate_pct": 60.0}, {"cache_hit_rate_pct": 0.4}),
     ],
 )  # fmt: skip
@@ -232,9 +242,10 @@ def shipped(published):
 
 def test_shipped_runs_under_each_rule(shipped):
     assert shipped[1] == {
-        "ambiguous_config": 212, "cold_first_wave": 765, "expert_width_doubtful": 234, "length_spread_unknown": 778,
-        "length_unknown": 627, "near_repeat": 118, "polluted_mean": 3, "precision_unknown": 372, "queueing": 556,
-        "repeat": 95, "speculative_unknown": 1454, "speculative_variants": 139, "throughput_contradiction": 6,
+        "ambiguous_config": 212, "batch_limit_unknown": 36, "cold_first_wave": 765, "expert_width_doubtful": 234,
+        "host_bound": 40, "length_spread_unknown": 778, "length_unknown": 627, "near_repeat": 118, "polluted_mean": 3,
+        "precision_unknown": 372, "queueing": 556, "repeat": 95, "speculative_unknown": 1454,
+        "speculative_variants": 139, "throughput_contradiction": 6,
     }  # fmt: skip
 
 
