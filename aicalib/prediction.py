@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from aicalib.batch import Batch
 from aicalib.deployment import Deployment, Workload
 from aicalib.identify import KERNEL_ORIGINS
+from aicalib.nearness import LEVELED, NEARNESS, Levels, levelled, nearness, nodes_of
 from aicalib.physics.memory import Memory, largest_concurrency
 from aicalib.profiles.coefficients import FORMAT_CLASSES
 from aicalib.profiles.profile import Profile, default_profile
@@ -31,12 +33,11 @@ METRICS = ("ttft_ms", "tpot_ms", "e2e_ms", "requests_s", "output_tok_s", "output
 RATES = {"requests_s": "output_tok_s", "output_tok_s_per_gpu": "output_tok_s"}
 """Metrics whose interval is that of another, since they differ by a constant."""
 
+ANY_ENGINE = "any"
+"""Quantiles of an engine of which too few groups were left out to tell its own, or none."""
+
 BLOCK = 1 << 15
 """Rows that `predict_many` answers at a time: few enough to stay in the processor's cache."""
-
-WIDENING = np.array([1.0, 1.5, 2.0, 3.0])
-"""Factor on the logarithm of an interval for each of `ORIGINS`. A guess but for the first: left-out groups show the
-width of calibrated answers alone."""
 
 
 class Interval(NamedTuple):
@@ -72,6 +73,8 @@ class Prediction:
         were fitted); else "kernel-fit" (the kernels were timed on this accelerator), "extrapolated" (on another
         of its generation, in a format that stands in, or the load or feature is one that no fit has seen) or
         "datasheet".
+    levels : Levels, optional
+        What fitted runs of the same group, configuration or curve add to the physics, where the profile has such.
     """
 
     batch: Batch
@@ -83,6 +86,7 @@ class Prediction:
     fits: NDArray[np.bool_]
     overloaded: NDArray[np.bool_]
     origins: NDArray[np.intp]
+    levels: Levels | None = None
 
     @property
     def origin(self) -> list[str]:
@@ -107,6 +111,12 @@ class Prediction:
             rate, most = self.batch.load.request_rate[index], self.service.sustainable_s[index]
             return f"{rate:.4g} requests/s arrive; the deployment sustains {most:.4g} requests/s"
         return None
+
+    def nearness(self, metric: str) -> NDArray[np.intp]:
+        """Return how near the fitted runs are in a metric, as places in `aicalib.nearness.NEARNESS`, shape (n,)."""
+        unknown = np.full(self.batch.at.size, -1, dtype=np.intp)
+        depth = unknown if self.levels is None else self.levels.depth_of(metric)
+        return nearness(self.batch, self.profile, depth, self.origins)
 
     def comparable(self, metric: str, is_median: NDArray[np.bool_]) -> Interval:
         """Return the statistic that compares with a measured one, row by row."""
@@ -149,9 +159,9 @@ def _origins(batch: Batch, profile: Profile) -> NDArray[np.intp]:
     """
     known = ORIGINS.tolist()
     kernel = np.array([known.index(who.kernel_origin) for who in batch.identities], dtype=np.intp)
-    if not profile.quantiles:
+    if "evidence" not in profile.lineage:
         return kernel[batch.codes]
-    fitted = set(profile.lineage.get("evidence", ()))
+    fitted = set(profile.lineage["evidence"])
     seen = np.array([keys <= fitted for keys in evidence_keys(batch)], dtype=np.bool_)
     found = np.where(seen, 0, kernel)[batch.codes]
     return np.where(_unfitted(batch), np.maximum(found, known.index("extrapolated")), found)
@@ -173,15 +183,46 @@ def _unfitted(batch: Batch) -> NDArray[np.bool_]:
     return result
 
 
-def _bounds(batch: Batch, profile: Profile, metric: str, origin: NDArray[np.intp]) -> tuple[Array, Array]:
-    """Return low / value and high / value, shape (n,); NaN without quantiles."""
-    quantile_of = RATES.get(metric, metric)
+def interval_factors(batch: Batch, profile: Profile, metric: str, near: NDArray[np.intp]) -> Array:
+    """Return high / value of the intervals of a metric, NaN where the profile has none, shape (n,).
+
+    Parameters
+    ----------
+    batch : Batch
+        n questions.
+    profile : Profile
+    metric : str
+    near : ndarray of int, shape (n,)
+        Places in `NEARNESS`.
+    """
+    other: Mapping[str, Mapping[str, float]] = profile.quantiles.get(ANY_ENGINE, {})
     engines = [who.engine for who in batch.identities]
-    missing = (np.nan, np.nan)
-    logs = np.array([profile.quantiles.get(engine, {}).get(quantile_of, missing) for engine in engines])
-    factors = np.exp(np.concatenate([logs * each for each in WIDENING])).reshape(-1, 2)
-    at = batch.codes + origin * len(engines)
-    return factors[at, 0], factors[at, 1]
+    by = {
+        engine: profile.quantiles.get(engine, other).get(metric, other.get(metric, {}))
+        for engine in set(engines)
+    }
+    table = np.array([[by[engine].get(name, np.nan) for name in NEARNESS] for engine in engines])
+    result: Array = np.exp(table.reshape(-1, len(NEARNESS))[batch.codes, near])
+    return result
+
+
+def _with_bounds(found: Prediction) -> Prediction:
+    """Return a prediction with the intervals of its profile, as it is without quantiles."""
+    if not found.profile.quantiles:
+        return found
+    factors = {
+        metric: interval_factors(found.batch, found.profile, metric, found.nearness(metric))
+        for metric in {RATES.get(each, each) for each in METRICS}
+    }
+
+    def bounded(values: dict[str, Interval]) -> dict[str, Interval]:
+        bounds = {metric: factors[RATES.get(metric, metric)] for metric in values}
+        return {
+            metric: Interval(value, value / bounds[metric], value * bounds[metric])
+            for metric, (value, _, _) in values.items()
+        }
+
+    return replace(found, mean=bounded(found.mean), median=bounded(found.median))
 
 
 def predict_batch(batch: Batch, profile: Profile) -> Prediction:
@@ -192,7 +233,7 @@ def predict_batch(batch: Batch, profile: Profile) -> Prediction:
     batch : Batch
         n resolved rows.
     profile : Profile
-        Coefficients and residual quantiles.
+        Coefficients, levels and residual quantiles.
 
     Returns
     -------
@@ -200,7 +241,8 @@ def predict_batch(batch: Batch, profile: Profile) -> Prediction:
 
     Notes
     -----
-    An interval is value * exp(quantile of log(measured / predicted) on groups that the fit did not see).
+    An interval is value / f to value * f with f = exp(q), and q the quantile of |log(measured / predicted)| of runs
+    that were left out so that what was fitted stood as near to them as it does to what is asked.
     """
     load = batch.load
     held, answered = memory_of(batch)
@@ -209,6 +251,9 @@ def predict_batch(batch: Batch, profile: Profile) -> Prediction:
     if not answered.all():
         service = service.each(lambda values: np.where(answered, values, np.nan))
     overloaded = answered & (np.isfinite(service.sustainable_s) & np.isnan(service.ttft_mean_s))
+    levels = nodes_of(profile).find(batch) if profile.levels else None
+    if levels is not None and (levels.node >= 0).any():
+        service = levelled(service, load, *(np.exp(levels.log[metric]) for metric in LEVELED))
     output = service.requests_s * load.osl
     mean = {
         "ttft_ms": 1e3 * service.ttft_mean_s,
@@ -219,18 +264,12 @@ def predict_batch(batch: Batch, profile: Profile) -> Prediction:
         "output_tok_s_per_gpu": output / batch.n_gpus,
     }
     medians = {"ttft_ms": 1e3 * service.ttft_median_s, "e2e_ms": 1e3 * service.e2e_median_s}
+    unknown = np.full(load.isl.size, np.nan)
+    means = {metric: Interval(value, unknown, unknown) for metric, value in mean.items()}
+    both = means | {metric: Interval(value, unknown, unknown) for metric, value in medians.items()}
     origin = _origins(batch, profile)
-    bounds = {metric: _bounds(batch, profile, metric, origin) for metric in METRICS}
-
-    def with_bounds(values: dict[str, Array]) -> dict[str, Interval]:
-        return {
-            metric: Interval(value, *(value * bound for bound in bounds[metric]))
-            for metric, value in values.items()
-        }
-
-    means = with_bounds(mean)
-    return Prediction(
-        batch, profile, means, means | with_bounds(medians), held, service, answered, overloaded, origin
+    return _with_bounds(
+        Prediction(batch, profile, means, both, held, service, answered, overloaded, origin, levels)
     )
 
 
@@ -295,7 +334,7 @@ def predict_many(frame: pd.DataFrame, profile: Profile | None = None) -> pd.Data
             reason[chosen[refused]] = str(error)
         whole = batch.load.isl + batch.load.osl
         tokens = np.where(found.fits, found.memory.max_total_tokens, np.nan)
-        most = largest_concurrency(found.memory, whole, batch.settings.max_running)
+        most = largest_concurrency(found.memory, whole, batch.instance_settings.max_running)
         values = [each for metric in METRICS for each in found.mean[metric]]
         values = [batch.system.tp[batch.at], *values, tokens, np.where(found.fits, most, np.nan)]
         for line, column in zip(numbers, values, strict=True):

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.calibrate.fit import fit
+from aicalib.calibrate.fit import fit, fit_speculation
+from aicalib.calibrate.hidden import doubted
+from aicalib.calibrate.intervals import FEWEST_GROUPS as FEWEST_FOR_INTERVALS
+from aicalib.calibrate.intervals import IMITATED, Imitation, imitations, quantiles
+from aicalib.calibrate.levels import curve_keys, levels_of
+from aicalib.calibrate.lineage import evidence, fitted_rows, scope, version_of
 from aicalib.calibrate.runs import Runs, as_runs
 from aicalib.calibrate.score import Score, score
-from aicalib.calibrate.validate import cross_validate
+from aicalib.calibrate.validate import FOLDS, LeftOut, answered, left_out
 from aicalib.errors import InvalidValue
-from aicalib.prediction import Interval, evidence_keys, predict_batch
-from aicalib.profiles.profile import METRICS, PHYSICS, Profile, uncalibrated
+from aicalib.nearness import LEVELED, NEARNESS
+from aicalib.prediction import ANY_ENGINE, predict_batch
+from aicalib.profiles.profile import METRICS, Profile, uncalibrated
 from aicalib.served import memory_of
 from aicalib.serving.load import CLOSED, STATIC
 
@@ -33,17 +38,25 @@ LEFT_OUT_FLAGS = (
     "faster_than_datasheet",
     "mtp_unrecorded",
     "concurrency_not_credible",
+    "batch_limit_unknown",
     "implausible",
 )
 """Runs with one of these quality flags are neither fitted nor scored: the same measurement again,
 figures that cannot be, or a setting that is not recorded and that the figures show to differ."""
 
-TTFT_FLAGS = ("polluted_mean", "cached_prompts", "ttft_cold", "prefix_cache_likely_warm", "queueing")
+TTFT_FLAGS = (
+    "polluted_mean",
+    "cached_prompts",
+    "ttft_cold",
+    "prefix_cache_likely_warm",
+    "queueing",
+    "host_bound",
+)
 """Runs with one of these flags keep their TPOT; their TTFT, and the end-to-end time with it, measures
-something else: compilation, a cached prefix, or a line in front of the engine."""
+something else: compilation, a cached prefix, a busy host, or a line in front of the engine."""
 
-QUANTILES = (0.05, 0.95)
-"""Ends of a 90 % interval."""
+FITS = 3 * FOLDS + 1
+"""Fits of a calibration at most: without groups, families and generations of GPUs, and the final one."""
 
 FEWEST_GROUPS = 2
 """Fewest (model family x GPU) groups that can be cross-validated."""
@@ -75,17 +88,17 @@ class Calibration:
 def usable(records: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], dict[str, int]]:
     """Return the runs that a fit may see, and how many were left out by which flag."""
     kept: list[Mapping[str, Any]] = []
-    left_out: dict[str, int] = {}
+    found: dict[str, int] = {}
     for record in records:
         flags = [flag for flag in LEFT_OUT_FLAGS if flag in (record.get("flags") or ())]
         if flags:
-            left_out[flags[0]] = left_out.get(flags[0], 0) + 1
+            found[flags[0]] = found.get(flags[0], 0) + 1
         else:
             kept.append(record)
-    return kept, left_out
+    return kept, found
 
 
-def _without_ttft(runs: Runs) -> Runs:
+def without_ttft(runs: Runs) -> Runs:
     """Return the runs with TTFT and end-to-end time taken as not measured where a flag says so."""
     doubtful = np.array(
         [any(flag in (record.get("flags") or ()) for flag in TTFT_FLAGS) for record in runs.answered],
@@ -98,13 +111,38 @@ def _without_ttft(runs: Runs) -> Runs:
 
 
 def _plain(runs: Runs) -> NDArray[np.bool_]:
-    """Return which runs a fit sees, shape (n,): those of a closed loop or a static batch, without speculation.
+    """Return which runs a fit sees, shape (n,): those of a closed loop or a static batch, on one plain engine.
 
-    Under other loads what is measured is a queue in front of the engine more than the engine.
+    Speculation has a fit of its own; separate instances show little of the engine that one instance does not. Under
+    other loads what is measured is a queue in front of the engine more than the engine.
     """
-    load, drafts = runs.batch.load, runs.batch.features.drafting
+    load, drafts, pools = runs.batch.load, runs.batch.features.drafting, runs.batch.features.separation
     seen: NDArray[np.bool_] = (load.kind == CLOSED) | (load.kind == STATIC)
+    seen = seen if pools is None else seen & ~pools.separate
     return seen if drafts is None else seen & (drafts.method < 0)
+
+
+def _readable(runs: Runs) -> NDArray[np.bool_]:
+    """Return which runs fit into memory and have a latency, shape (n,)."""
+    _, held = memory_of(runs.batch)
+    has_latency = np.isfinite(runs.measured["tpot_ms"]) | np.isfinite(runs.measured["ttft_ms"])
+    result: NDArray[np.bool_] = held & has_latency
+    return result
+
+
+def fittable(runs: Runs) -> Runs:
+    """Return the runs that a fit can see: they fit into memory, have a latency, and are `_plain`."""
+    return runs.take(np.flatnonzero(_readable(runs) & _plain(runs)))
+
+
+def speculates(runs: Runs) -> NDArray[np.bool_]:
+    """Return which runs of a closed loop had speculative decoding, shape (n,)."""
+    drafts = runs.batch.features.drafting
+    closed: NDArray[np.bool_] = runs.batch.load.kind == CLOSED
+    if drafts is None:
+        return np.zeros_like(closed)
+    pools = runs.batch.features.separation
+    return closed & (drafts.method >= 0) & (True if pools is None else ~pools.separate)
 
 
 def _group_median(runs: Runs, metric: str, predicted: Array, chosen: NDArray[np.bool_]) -> tuple[float, int]:
@@ -118,32 +156,48 @@ def _group_median(runs: Runs, metric: str, predicted: Array, chosen: NDArray[np.
     return float(np.median(medians)) if medians else float("nan"), len(medians)
 
 
-def _left_out_predictions(runs: Runs, profiles: list[Profile], fold: NDArray[np.intp]) -> dict[str, Array]:
-    """Return for each metric the prediction of the profile that did not see the run, shape (n,)."""
-    values = {metric: np.full(fold.size, np.nan) for metric in METRICS}
-    for number, profile in enumerate(profiles):
-        out = np.flatnonzero(fold == number)
-        part = runs.take(out)
-        found = predict_batch(part.batch, profile)
+def coefficients(
+    runs: Runs, name: str = "fold", near: Profile | None = None, drafting: Runs | None = None
+) -> Profile:
+    """Return the profile of a fit to runs, without levels and intervals.
+
+    It is found sooner near that of most of them. What only speculation shows is fitted to `drafting` runs.
+    """
+    found = fit(runs, None if near is None else near.values)
+    if drafting is not None:
+        found = fit_speculation(found, drafting)
+    lineage = {"scope": scope(runs), "evidence": sorted(evidence(runs)), "remarks": found.remarks}
+    return Profile(name, "fold", found.values, found.deviations, {}, lineage=lineage)
+
+
+def log_errors(runs: Runs, profile: Profile) -> dict[str, Array]:
+    """Return log(measured / predicted) of TTFT and TPOT before levels, NaN where not measured, shape (n,) each."""
+    found = predict_batch(runs.batch, replace(profile, levels={}))
+    return {
+        metric: np.log(runs.measured[metric] / found.comparable(metric, runs.median[metric]).value)
+        for metric in LEVELED
+    }
+
+
+def fitted(runs: Runs, name: str = "fold", drafting: Runs | None = None) -> Profile:
+    """Return the profile of a fit to runs, with levels and without intervals; parameters as for `coefficients`."""
+    found = coefficients(runs, name, drafting=drafting)
+    logs = log_errors(runs, found)
+    levels, spreads = levels_of(logs, curve_keys(runs.batch))
+    return replace(found, fitted=fitted_rows(runs, logs), levels=levels, spreads=spreads)
+
+
+def _nested_bounds(runs: Runs, group: LeftOut, found: list[Imitation]) -> dict[str, Array]:
+    """Return the quantile of each run's left-out answer from the other folds alone: coverage is not its own judge."""
+    engines = np.array([each[0] for each in runs.groups], dtype=object)
+    near, bounds = found[0].near, {metric: np.full(engines.size, np.nan) for metric in METRICS}
+    for number in range(len(group.profiles)):
+        known = quantiles(runs, found, group.fold != number)
         for metric in METRICS:
-            interval: Interval = found.comparable(metric, part.median[metric])
-            values[metric][out] = interval.value
-    return values
-
-
-def _quantiles(logs: Array) -> tuple[float, float]:
-    low, high = np.nanquantile(logs, QUANTILES)
-    return round(float(low), 4), round(float(high), 4)
-
-
-def _nested_bounds(logs: Array, fold: NDArray[np.intp]) -> tuple[Array, Array]:
-    """Return for each run the quantiles of the other folds' residuals, so that coverage is not its own judge."""
-    low, high = np.full(logs.size, np.nan), np.full(logs.size, np.nan)
-    for number in set(fold.tolist()):
-        others = logs[fold != number]
-        if np.isfinite(others).any():
-            low[fold == number], high[fold == number] = _quantiles(others)
-    return low, high
+            for at in np.flatnonzero(group.fold == number):
+                by = known.get(engines[at], known[ANY_ENGINE]).get(metric, {})
+                bounds[metric][at] = by.get(NEARNESS[near[metric][at]], np.nan)
+    return bounds
 
 
 def calibrate(
@@ -158,7 +212,7 @@ def calibrate(
     name : str
         Of the profile.
     tick : callable
-        Called after each fit: one a fold and the final one.
+        Called after each fit, `FITS` times at most.
 
     Returns
     -------
@@ -169,76 +223,78 @@ def calibrate(
     InvalidValue
         If fewer than two groups can be answered.
     """
-    kept, left_out = usable(records)
-    runs = _without_ttft(as_runs(kept))
-    _, held = memory_of(runs.batch)
-    has_latency = np.isfinite(runs.measured["tpot_ms"]) | np.isfinite(runs.measured["ttft_ms"])
-    runs = runs.take(np.flatnonzero(held & has_latency & _plain(runs)))
+    kept, flagged = usable(records)
+    every = without_ttft(as_runs(kept))
+    runs = fittable(every)
+    drafting = every.take(np.flatnonzero(_readable(every) & speculates(every)))
     groups = {group[1:] for group in runs.groups}
     if len(groups) < FEWEST_GROUPS:
         raise InvalidValue(
             f"{runs.batch.rows.size} runs of {len(groups)} (model family x GPU) group(s) can be answered: a "
             f"calibration needs at least {FEWEST_GROUPS} groups",
-            ["aicalib ingest more runs", "use the default profile"],
+            ["aicalib calibrate --base default", "aicalib ingest more runs"],
         )
-    validation = cross_validate(runs, tick)
-    fold_profiles = [Profile(name, "fold", each.values, each.deviations, {}) for each in validation.fits]
-    calibrated = _left_out_predictions(runs, fold_profiles, validation.fold)
-    physics = _left_out_predictions(runs, [uncalibrated()], np.zeros_like(validation.fold))
-    final = fit(runs)
+    runs = doubted(runs, coefficients(runs))
+    final = fitted(runs, name, drafting)
     tick()
+    again = partial(coefficients, near=final)
+    group = left_out(runs, "group", again, tick=tick)
+    found = imitations(runs, group, again, tick)
+    physics = answered(runs, np.zeros_like(group.fold), [uncalibrated()]).values
+    board = _scoreboard(runs, group, physics, _nested_bounds(runs, group, found))
+    lineage = {
+        "method": "robust log-space least squares with priors, then nested levels; cross-validated in "
+        f"{len(group.profiles)} folds over whole (model family x GPU) groups",
+        "runs": int(runs.batch.rows.size),
+        "groups": len(groups),
+        **final.lineage,
+        "remarks": [*final.lineage["remarks"], *_few(len(groups))],
+        "intervals": IMITATED,
+        "left_out_by_flag": flagged,
+        "scoreboard": [scoreboard_dict(each) for each in board],
+    }
+    everyone = np.ones(runs.batch.at.size, dtype=bool)
+    profile = replace(final, quantiles=quantiles(runs, found, everyone), lineage=lineage)
+    return Calibration(replace(profile, version=version_of(profile)), board, runs, flagged)
 
-    engines = np.array([group[0] for group in runs.groups], dtype=object)
-    scoreboard: list[Scoreboard] = []
-    quantiles: dict[str, dict[str, tuple[float, float]]] = {}
+
+def _few(groups: int) -> list[str]:
+    """Return what a reader should know of intervals from few groups."""
+    if groups >= FEWEST_FOR_INTERVALS:
+        return []
+    return [
+        f"{groups} groups are too few to promise 90 %: intervals reach to the largest error that was seen; "
+        "--base default has those of many groups"
+    ]
+
+
+def _scoreboard(
+    runs: Runs, group: LeftOut, physics: dict[str, Array], bounds: dict[str, Array]
+) -> list[Scoreboard]:
+    """Return the errors on left-out groups by engine and metric, physics alone beside."""
+    engines = np.array([each[0] for each in runs.groups], dtype=object)
+    board = []
     for engine in sorted(set(engines)):
-        quantiles[engine] = {}
         for metric in METRICS:
             measured = np.where(engines == engine, runs.measured[metric], np.nan)
-            logs = np.log(measured / calibrated[metric])
-            if not np.isfinite(logs).any():
+            calibrated = group.values[metric]
+            if not np.isfinite(measured / calibrated).any():
                 continue
-            quantiles[engine][metric] = _quantiles(logs)
-            low, high = _nested_bounds(logs, validation.fold)
             before, count = _group_median(runs, metric, physics[metric], engines == engine)
-            after, _ = _group_median(runs, metric, calibrated[metric], engines == engine)
-            ends = (calibrated[metric] * np.exp(low), calibrated[metric] * np.exp(high))
-            scoreboard.append(
+            after, _ = _group_median(runs, metric, calibrated, engines == engine)
+            factor = np.exp(bounds[metric])
+            board.append(
                 Scoreboard(
                     engine,
                     metric,
                     score(measured, physics[metric]),
-                    score(measured, calibrated[metric], *ends),
+                    score(measured, calibrated, calibrated / factor, calibrated * factor),
                     before,
                     after,
                     count,
                 )
             )
-    fitted = _fitted_rows(runs)
-    digest = hashlib.sha256(
-        json.dumps([PHYSICS, [f"{value:.6g}" for value in final.values], fitted["run_id"]]).encode()
-    )
-    used = set(runs.batch.codes.tolist())
-    evidence = set().union(*(keys for code, keys in enumerate(evidence_keys(runs.batch)) if code in used))
-    profile = Profile(
-        name=name,
-        version=digest.hexdigest()[:8],
-        values=final.values,
-        deviations=final.deviations,
-        quantiles=quantiles,
-        fitted=fitted,
-        lineage={
-            "method": "robust log-space least squares with priors; cross-validated in "
-            f"{int(validation.fold.max()) + 1} folds over whole (model family x GPU) groups",
-            "runs": int(runs.batch.rows.size),
-            "groups": len(groups),
-            "evidence": sorted(evidence),
-            "left_out_by_flag": left_out,
-            "remarks": final.remarks,
-            "scoreboard": [scoreboard_dict(each) for each in scoreboard],
-        },
-    )
-    return Calibration(profile, scoreboard, runs, left_out)
+    return board
 
 
 def scoreboard_dict(row: Scoreboard) -> dict[str, Any]:
@@ -250,27 +306,3 @@ def scoreboard_dict(row: Scoreboard) -> dict[str, Any]:
         "physics": row.physics | {"group_median_ape": row.physics_group_median},
         "calibrated": row.calibrated | {"group_median_ape": row.calibrated_group_median},
     }
-
-
-def _fitted_rows(runs: Runs) -> dict[str, list[Any]]:
-    """Return the runs as columns: who they are, where they stand and what was measured."""
-    batch = runs.batch
-    columns: dict[str, list[Any]] = {
-        "run_id": runs.column("run_id"),
-        "source": runs.column("source"),
-        "src_ref": runs.column("src_ref"),
-        "engine": [group[0] for group in runs.groups],
-        "family": [group[1] for group in runs.groups],
-        "gpu": [group[2] for group in runs.groups],
-        "gemm": [batch.identities[code].quant.gemm.name for code in batch.codes],
-        "moe": [batch.identities[code].quant.moe.name for code in batch.codes],
-        "tp": batch.system.tp[batch.at].astype(int).tolist(),
-        "isl": batch.load.isl.round(1).tolist(),
-        "osl": batch.load.osl.round(1).tolist(),
-        "concurrency": batch.load.concurrency.astype(int).tolist(),
-    }
-    for metric in ("ttft_ms", "tpot_ms"):
-        columns[metric] = [
-            None if np.isnan(value) else float(f"{value:.6g}") for value in runs.measured[metric]
-        ]
-    return columns

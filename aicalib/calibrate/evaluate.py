@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aicalib.calibrate.hidden import told
 from aicalib.calibrate.records import with_run_ids
-from aicalib.calibrate.runs import Runs, as_runs
+from aicalib.calibrate.runs import Runs
 from aicalib.calibrate.score import Score, score
 from aicalib.calibrate.startup import METRICS as MEMORY_METRICS
 from aicalib.calibrate.startup import Startups, evaluate_startups, is_start, once, says_memory
@@ -50,51 +51,86 @@ class Evaluation:
     startups: Startups
     starts: int
 
-    def _score(self, metric: str, chosen: NDArray[np.bool_]) -> Score:
+    def _score(self, metric: str, chosen: NDArray[np.bool_], runs: Runs | None = None) -> Score:
         at = np.flatnonzero(chosen)
         interval = self.prediction.comparable(metric, self.runs.median[metric])
-        return score(self.runs.measured[metric][at], interval.value[at], interval.low[at], interval.high[at])
+        measured = (runs or self.runs).measured[metric]
+        return score(measured[at], interval.value[at], interval.low[at], interval.high[at])
+
+    def _unflagged(self) -> dict[str, Any]:
+        """Return the scores of the unseen runs that no flag doubts, and how many each flag leaves out."""
+        from aicalib.calibrate.build import (
+            usable,
+            without_ttft,
+        )  # heavy, and not needed where flags are unknown
+
+        unseen = [record for record, seen in zip(self.runs.answered, self.seen, strict=True) if not seen]
+        kept, left_out = usable(unseen)
+        sound = {id(record) for record in kept}
+        chosen = np.array([id(record) in sound for record in self.runs.answered], dtype=bool)
+        runs = without_ttft(self.runs)
+        return {
+            "left_out": left_out,
+            "metrics": {metric: self._score(metric, chosen, runs) for metric in METRICS},
+        }
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the scores of each engine, model family and GPU, of runs and starts; seen runs are left out."""
+        of_runs, batch = self.runs.groups, self.startups.batch
+        # A log may name a GPU less sharply than the catalogue; a run was answered for one of the catalogue.
+        of_starts = [
+            group if row < self.starts else (*group[:2], batch.identities[code].accelerator.name)
+            for group, row, code in zip(self.startups.groups, batch.rows, batch.codes, strict=True)
+        ]
+        found = []
+        for group in sorted({*of_runs, *of_starts}):
+            chosen = np.array([each == group for each in of_runs], dtype=bool) & ~self.seen
+            starts = np.array([each == group for each in of_starts], dtype=bool)
+            own = starts & (batch.rows < self.starts)  # the others are runs, counted as such
+            if chosen.any() or starts.any():
+                engine, family, gpu = group
+                found.append(
+                    {"engine": engine, "gpu": gpu, "model": family, "n": int(chosen.sum() + own.sum())}
+                    | {metric: self._score(metric, chosen) for metric in METRICS}
+                    | self.startups.scores(starts)
+                )
+        return found
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the scoreboard as `evaluate --json` prints it."""
-        unseen = ~self.seen
+        """Return the scoreboard as `evaluate --json` prints it.
+
+        `metrics` and `groups` are of all unseen runs. Where the runs come with their quality flags, `unflagged` scores
+        those that no flag doubts. `inferred` scores the runs, left out of the others, whose speculation had to be
+        inferred. `derived` counts the end-to-end times of unseen runs that are TTFT + TPOT (OSL - 1).
+        """
+        inferred = self.runs.inferred & ~self.seen
+        unseen = ~self.seen & ~inferred
         refused: dict[str, int] = {}
         starts = {row: error for row, error in self.startups.refused.items() if row < self.starts}
         for error in (*self.runs.batch.refused.values(), *starts.values()):
             refused[str(error)] = refused.get(str(error), 0) + 1
         answered = self.prediction.fits
         refused |= {"does_not_fit": int((~answered).sum())} if (~answered).any() else {}
-        groups = self.runs.groups
-        found = []
-        for group in sorted(set(groups)):
-            chosen = np.array([each == group for each in groups]) & unseen
-            if chosen.any():
-                engine, family, gpu = group
-                found.append(
-                    {"engine": engine, "gpu": gpu, "model": family, "n": int(chosen.sum())}
-                    | {metric: self._score(metric, chosen) for metric in METRICS}
-                )
-        for group in sorted(set(self.startups.groups)):
-            chosen = np.array([each == group for each in self.startups.groups])
-            engine, family, gpu = group
-            found.append(
-                {"engine": engine, "gpu": gpu, "model": family, "n": int(chosen.sum())}
-                | self.startups.scores(chosen)
-            )
         result: dict[str, Any] = {
             "profile": self.profile,
             "rows": len(self.runs.records) + self.starts,
             "answered": int(answered.sum()) + int((self.startups.batch.rows < self.starts).sum()),
             "refused": dict(sorted(refused.items(), key=lambda item: -item[1])),
             "metrics": {metric: self._score(metric, unseen) for metric in METRICS} | self.startups.scores(),
-            "groups": found,
+            "derived": {"e2e_ms": int((unseen & self.runs.derived).sum())},
+            "groups": self._groups(),
         }
+        if any("flags" in record for record in self.runs.answered):
+            result["unflagged"] = self._unflagged()
+        if inferred.any():
+            result["inferred"] = {metric: self._score(metric, inferred) for metric in METRICS}
         if self.seen.any():
             result["seen"] = {metric: self._score(metric, self.seen) for metric in METRICS}
         return result
 
     def rows(self) -> Iterable[dict[str, Any]]:
         """Yield one record a run and metric: measured, predicted, low, high, origin."""
+        chance, inferred = self.runs.speculation_probability, self.runs.inferred
         for metric in METRICS:
             interval = self.prediction.comparable(metric, self.runs.median[metric])
             for at, record in enumerate(self.runs.answered):
@@ -106,6 +142,9 @@ class Evaluation:
                         "statistic": "median" if self.runs.median[metric][at] else "mean",
                         "derived": bool(self.runs.derived[at]) if metric == "e2e_ms" else False,
                         "seen": bool(self.seen[at]),
+                        "flags": record.get("flags"),
+                        "inferred": bool(inferred[at]),
+                        "speculation_probability": None if chance is None else _or_none(chance[at]),
                         "measured": float(measured),
                         "predicted": _or_none(interval.value[at]),
                         "low": _or_none(interval.low[at]),
@@ -122,6 +161,7 @@ class Evaluation:
                         "statistic": "value",
                         "derived": False,
                         "seen": False,
+                        "flags": record.get("flags"),
                         "measured": float(logged),
                         "predicted": float(predicted),
                         "low": None,
@@ -161,8 +201,8 @@ def evaluate(records: Iterable[Mapping[str, Any]], profile: Profile) -> Evaluati
     Parameters
     ----------
     records : iterable of mapping
-        Runs in the runs format; a `run_id` is computed from the content where there is none. Start-up records may
-        stand among them.
+        Runs in the runs format; a `run_id` is computed from the content where there is none, and `flags` names
+        their quality flags where these are known. Start-up records may stand among them.
     profile : Profile
         Not changed.
 
@@ -172,7 +212,7 @@ def evaluate(records: Iterable[Mapping[str, Any]], profile: Profile) -> Evaluati
     """
     records = list(records)
     starts = [record for record in records if is_start(record)]
-    runs = as_runs(with_run_ids(record for record in records if not is_start(record)))
+    runs = told(with_run_ids(record for record in records if not is_start(record)), profile)
     servers = once(record for record in runs.records if says_memory(record))
     known = set(profile.fitted.get("run_id", [])) - {None}
     seen = np.array([record["run_id"] in known for record in runs.answered], dtype=bool)

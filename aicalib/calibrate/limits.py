@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from aicalib.calibrate.records import fastest_runs, runs_of
 from aicalib.calibrate.runs import as_runs
+from aicalib.features import FITTED_ACCEPTANCE
 from aicalib.physics.weights import least_read_bytes
-
-if TYPE_CHECKING:
-    from perfdb import Store
+from perfdb import Store
 
 FLAG = "faster_than_datasheet"
 ORIGIN = "physics"
@@ -47,7 +48,11 @@ def faster_than_datasheet(records: Iterable[Mapping[str, Any]]) -> list[dict[str
     read_bytes = least_read_bytes(batch.system)[batch.at]
     bandwidth = batch.system.bandwidth_bytes_s[batch.at]
     drafting = batch.features.drafting
-    accepted = np.ones(read_bytes.size) if drafting is None else drafting.accepted
+    # Where the acceptance length is not recorded, all that is drafted may have been accepted.
+    accepted = np.ones(read_bytes.size)
+    if drafting is not None:
+        unknown = drafting.accepted == FITTED_ACCEPTANCE
+        accepted = np.where(unknown, drafting.drafted + 1.0, drafting.accepted)
     least_ms = 1e3 * read_bytes / bandwidth / accepted
     tpot_ms = runs.measured["tpot_ms"]
     found = []
@@ -81,3 +86,27 @@ def refresh_flags(store: Store) -> dict[str, int]:
     found = faster_than_datasheet(runs_of(store, suspects))
     store.flag(found, origin=ORIGIN)
     return counts | ({FLAG: len(found)} if found else {})
+
+
+def flags_of_files(
+    files: Iterable[Path],
+    context: Mapping[str, Any] | None = None,
+    alike: Callable[[str, str, str], bool] | None = None,
+    by_hand: Path | None = None,
+) -> dict[str, list[str]]:
+    """Return the quality flags of the runs of files, by `run_id`, as a store of these files alone finds them.
+
+    Parameters
+    ----------
+    files, context, alike
+        As `aicalib.calibrate.records.read_runs` takes them.
+    by_hand : Path, optional
+        Flags that no rule finds, as `perfdb.Store.apply_flags_file` takes them.
+    """
+    with TemporaryDirectory() as scratch, Store(Path(scratch) / "flags.duckdb") as store:
+        for file in files:
+            store.ingest(file, context, alike=alike)
+        refresh_flags(store)
+        if by_hand is not None:
+            store.apply_flags_file(by_hand)
+        return {each["run_id"]: each["flags"] for each in store.query("SELECT run_id, flags FROM runs")}

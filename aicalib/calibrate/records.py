@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from perfdb import Store, read_records, run_ids
+from perfdb.keys import WORKLOAD
 
 
 def stored_runs(store: Store) -> list[dict[str, Any]]:
     """Return the complete runs of a store, in the runs format with `run_id` and `flags`, ordered by id."""
     return store.query("SELECT * FROM runs WHERE status = 'complete' ORDER BY run_id")
+
+
+def setting(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return all that is recorded of a stored run's deployment, its version included, and of its client."""
+    return (record["config_id"], *(record[key] for key in WORKLOAD))
 
 
 _PLAIN = "SELECT c.*, r.* EXCLUDE (config_id) FROM run_records r JOIN configurations c USING (config_id)"
@@ -64,3 +71,34 @@ def read_runs(
         records += found.records
         rejected += [{"file": str(file), "line": each.line, "reason": each.reason} for each in found.rejected]
     return records, rejected
+
+
+def judged_runs(
+    files: Iterable[Path], alike: Callable[[str, str, str], bool] | None = None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the complete runs of files with the flags of every quality rule, and the lines that are none with reasons.
+
+    Rules compare runs with each other, so that they are read into a store that lasts as long as this call.
+
+    Parameters
+    ----------
+    files : iterable of Path
+    alike : callable, optional
+        As `perfdb.Store.ingest` takes it.
+    """
+    from aicalib.calibrate.limits import refresh_flags
+
+    rejected: list[dict[str, Any]] = []
+    with TemporaryDirectory() as scratch, Store(Path(scratch) / "judged.duckdb") as store:
+        for file in files:
+            report = store.ingest(file, alike=alike)
+            rejected += [
+                {"file": str(file), "line": each.line, "reason": each.reason} for each in report.rejected
+            ]
+        refresh_flags(store)
+        lacking = store.info()["incomplete_runs"]
+        rejected += [
+            {"file": each["file"], "reason": f"{each['runs']} runs lack {', '.join(each['missing'])}"}
+            for each in lacking
+        ]
+        return stored_runs(store), rejected

@@ -1,4 +1,4 @@
-"""A Profile: the coefficients that were fitted, how sure they are, and the runs they come from."""
+"""A Profile: coefficients and levels that were fitted, how sure they are, and the runs they come from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aicalib.profiles.coefficients import all_coefficients, priors
 
 Array = NDArray[np.float64]
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON form."""
 
 PHYSICS = "1"
@@ -28,9 +28,16 @@ METRICS = ("ttft_ms", "tpot_ms", "e2e_ms", "output_tok_s")
 """Metrics that are scored and carry residual quantiles of their own."""
 
 
+Levels = Mapping[str, Mapping[str, tuple[float, int]]]
+"""Metric -> key of a place -> (logarithm of the factor on the prediction, number of runs behind it)."""
+
+DEPTH_MARK = " / "
+"""Separates the parts of a key: a place, and the wider ones that it lies in before it."""
+
+
 @dataclass(frozen=True)
 class Profile:
-    """A fitted set of coefficients.
+    """A fitted set of coefficients, and what runs of a group, configuration or curve have in common beyond them.
 
     Attributes
     ----------
@@ -41,21 +48,27 @@ class Profile:
     deviations : ndarray, same shape
         Standard deviation of log(value), 0 where the prior was kept.
     quantiles : mapping
-        engine -> metric -> (low, high): quantiles 0.05 and 0.95 of log(measured / predicted) on left-out
-        groups.
+        Engine (or "any") -> metric -> nearness -> q: 90 % of log(measured / predicted) lies within -q and q, where what
+        is asked is as near to runs that were fitted (`aicalib.nearness.NEARNESS`).
     fitted : mapping
         Column -> list: the runs it was fitted on (run_id, engine, model, gpu, ... and what they measured).
     lineage : mapping
-        How it was made: method, splits, scores, words about the fit.
+        How it was made: method, scope, splits, scores, words about the fit.
+    levels : mapping
+        Of places whose runs were fitted: metric -> key -> (logarithm of the factor on the prediction, runs).
+    spreads : mapping
+        Metric -> depth of a place, or "noise" -> standard deviation of log(measured / predicted) among such places.
     """
 
     name: str
     version: str
     values: Array
     deviations: Array
-    quantiles: Mapping[str, Mapping[str, tuple[float, float]]]
+    quantiles: Mapping[str, Mapping[str, Mapping[str, float]]]
     fitted: Mapping[str, list[Any]] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    levels: Levels = field(default_factory=dict)
+    spreads: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -81,12 +94,12 @@ class Profile:
             },
             "quantiles": self.quantiles,
             "lineage": self.lineage,
+            "spreads": self.spreads,
         }
-        # The columns of fitted runs take one line each: a thousand lines a column would hide the rest.
-        lines = (f"  {json.dumps(name)}: {json.dumps(each)}" for name, each in self.fitted.items())
-        columns = ",\n".join(lines)
+        # A group's levels and a column of fitted runs take one line each: thousands of lines would hide the rest.
         head = json.dumps(document, indent=1).removesuffix("\n}")
-        return f'{head},\n "fitted": {{\n{columns}\n }}\n}}\n'
+        levels, fitted = _lines(_nested(self.levels)), _lines(self.fitted)
+        return f'{head},\n "levels": {{\n{levels}\n }},\n "fitted": {{\n{fitted}\n }}\n}}\n'
 
     @staticmethod
     def from_json(text: str, origin: str = "profile") -> Profile:
@@ -103,27 +116,65 @@ class Profile:
             if found != (SCHEMA, PHYSICS):
                 raise InvalidValue(
                     f"{origin} has schema {found[0]} and physics {found[1]}; this version reads schema {SCHEMA} "
-                    f"and physics {PHYSICS}: calibrate again",
-                    ["aicalib calibrate"],
+                    f"and physics {PHYSICS}: its runs are not lost, calibrate again from the store",
+                    ["aicalib calibrate --base default", "the profile 'default'"],
                 )
             entries = document["coefficients"]
             names = [each.name for each in all_coefficients()]
             if sorted(entries) != sorted(names):
-                raise InvalidValue(f"{origin} has other coefficients than this version; calibrate again")
+                raise InvalidValue(
+                    f"{origin} has other coefficients than this version: calibrate again from the store",
+                    ["aicalib calibrate --base default", "the profile 'default'"],
+                )
             return Profile(
                 name=str(document["name"]),
                 version=str(document["version"]),
                 values=np.array([float(entries[name]["value"]) for name in names]),
                 deviations=np.array([float(entries[name]["log_deviation"]) for name in names]),
                 quantiles={
-                    engine: {metric: (float(low), float(high)) for metric, (low, high) in metrics.items()}
+                    engine: {
+                        metric: {near: float(each) for near, each in by.items()}
+                        for metric, by in metrics.items()
+                    }
                     for engine, metrics in document["quantiles"].items()
                 },
                 fitted=dict(document["fitted"]),
                 lineage=dict(document["lineage"]),
+                levels=_flat(document["levels"]),
+                spreads={metric: dict(each) for metric, each in document["spreads"].items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidValue(f"{origin} is not a profile: {error!r}") from error
+
+
+def _lines(entries: Mapping[str, Any]) -> str:
+    return ",\n".join(f"  {json.dumps(name)}: {json.dumps(each)}" for name, each in entries.items())
+
+
+def _nested(levels: Levels) -> dict[str, Any]:
+    """Return levels as their keys lie in each other: a place has its metrics, and the narrower places in it."""
+    tree: dict[str, Any] = {}
+    for metric, by_key in levels.items():
+        for key, level in by_key.items():
+            *wider, last = key.split(DEPTH_MARK)
+            place = tree
+            for part in wider:
+                place = place.setdefault(part, {}).setdefault("in", {})
+            place.setdefault(last, {})[metric] = list(level)
+    return tree
+
+
+def _flat(tree: Mapping[str, Any], wider: tuple[str, ...] = ()) -> dict[str, dict[str, tuple[float, int]]]:
+    """Return levels by metric and key, as `_nested` wrote them."""
+    found: dict[str, dict[str, tuple[float, int]]] = {}
+    for name, place in tree.items():
+        path = (*wider, name)
+        for metric, entry in place.items():
+            if metric != "in":
+                found.setdefault(metric, {})[DEPTH_MARK.join(path)] = (float(entry[0]), int(entry[1]))
+        for metric, by_key in _flat(place.get("in", {}), path).items():
+            found.setdefault(metric, {}).update(by_key)
+    return found
 
 
 def uncalibrated() -> Profile:

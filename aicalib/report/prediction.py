@@ -16,16 +16,13 @@ from aicalib.physics.steps import decode_step, prefill_step, total_s
 from aicalib.physics.system import spread_over
 from aicalib.prediction import METRICS, Prediction, predict_batch
 from aicalib.profiles.profile import uncalibrated
+from aicalib.report.evidence import evidence_lines, level_lines, near, nearest, number
 from aicalib.report.explain import as_json, explain_text
 from aicalib.resolve import smallest_fitting_tp
 from aicalib.serving.load import BURST, OPEN
 from aicalib.serving.server import captured_batch
 
 Array = NDArray[np.float64]
-
-NEAREST = 3
-"""Measured runs named beside a prediction."""
-
 
 SAME = 0.02
 """Relative difference of TPOT from a decode step, which is read between the knots of a table, that needs no words."""
@@ -56,7 +53,7 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
         asked["config"] = deployment.identity.architecture.source
     pool = float(held.kv_pool_bytes[index])
     per_request = batch.load.isl + batch.load.osl
-    holds = int(largest_concurrency(held, per_request, batch.settings.max_running)[index])
+    holds = int(largest_concurrency(held, per_request, batch.instance_settings.max_running)[index])
     margin = float(spare_bytes(held, per_request)[index]) / GIB
     overloaded = bool(prediction.overloaded[index])
     at_once = _at_once(prediction, index)
@@ -73,7 +70,7 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
         "profile": prediction.profile.label,
         "status": "does_not_fit" if not fits else "overloaded" if overloaded else "ok",
         "runnable": runnable(deployment)._asdict(),
-        "evidence": _evidence(prediction, index),
+        "evidence": nearest(prediction, index, max(_at_once(prediction, index), 1.0)),
         "prediction": {
             metric: {
                 "value": float(interval.value[index]),
@@ -81,6 +78,7 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
                 "high": float(interval.high[index]),
                 "origin": prediction.origin[index],
                 **{f"p{at}": float(values[index]) for at, values in percentiles.get(metric, {}).items()},
+                **near(prediction, metric, index),
             }
             for metric, interval in prediction.mean.items()
         },
@@ -128,7 +126,7 @@ def _at_once(prediction: Prediction, index: int) -> float:
 def _breakdown(prediction: Prediction, index: int) -> list[dict[str, Any]]:
     """Return where the time of a decode step, and of a prefill step with one prompt, goes."""
     batch = prediction.batch.take(np.array([index]))
-    system, load, settings = batch.system.take(batch.at), batch.load, batch.settings
+    system, load, settings = batch.system.take(batch.at), batch.load, batch.instance_settings
     c = spread_over(system, prediction.profile.values)
     running = prediction.service.running[[index]]
     running = np.maximum(running / system.pp, 1.0)
@@ -186,44 +184,6 @@ def _basis(prediction: Prediction, index: int) -> dict[str, Any]:
     }
 
 
-def _evidence(prediction: Prediction, index: int) -> list[dict[str, Any]]:
-    """Return the nearest runs that the profile was fitted on and what they measured.
-
-    Distance is the sum of |ln ratio| over width, lengths and concurrency, plus 3 for another model family,
-    1 for another GPU, 1 for another engine and 0.5 for other weights.
-    """
-    fitted = prediction.profile.fitted
-    if not fitted:
-        return []
-    batch = prediction.batch
-    deployment, workload = batch.deployment(index), batch.workload(index)
-    who = deployment.identity
-
-    def differs(column: str, value: str) -> np.ndarray[Any, Any]:
-        return np.array([each != value for each in fitted[column]], dtype=float)
-
-    distance = 3.0 * differs("family", who.architecture.family) + differs("gpu", who.accelerator.name)
-    distance += differs("engine", who.engine)
-    distance += 0.5 * differs("gemm", who.quant.gemm.name) + 0.5 * differs("moe", who.quant.moe.name)
-    for column, value in (
-        ("tp", deployment.tp), ("isl", workload.isl), ("osl", workload.osl),
-        ("concurrency", max(_at_once(prediction, index), 1.0)),
-    ):  # fmt: skip
-        distance += np.abs(np.log(np.array(fitted[column], dtype=float) / value))
-    nearest = np.argsort(distance, kind="stable")[:NEAREST]
-    keys = ("engine", "family", "gpu", "gemm", "moe", "tp", "isl", "osl", "concurrency")
-    return [
-        {
-            "source": fitted["source"][at],
-            "src_ref": fitted["src_ref"][at],
-            "distance": round(float(distance[at]), 3),
-            **{key: fitted[key][at] for key in keys},
-            "measured": {metric: fitted[metric][at] for metric in ("ttft_ms", "tpot_ms")},
-        }
-        for at in nearest
-    ]
-
-
 _SHOWN = (
     ("ttft_ms", "TTFT", "ms"),
     ("tpot_ms", "TPOT", "ms"),
@@ -232,13 +192,6 @@ _SHOWN = (
     ("output_tok_s", "output", "tok/s"),
     ("output_tok_s_per_gpu", "output per GPU", "tok/s"),
 )
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "-"
-    digits = 0 if value >= 1000 else 1 if value >= 100 else 2
-    return f"{value:.{digits}f}"
 
 
 def heading(found: dict[str, Any]) -> list[str]:
@@ -270,6 +223,7 @@ def text(found: dict[str, Any], *, explain: bool = False) -> str:
     lines += [f"note: {note}" for note in at["notes"]]
     origin = f", {found['prediction']['tpot_ms']['origin']}" if found["status"] == "ok" else ""
     lines.append(f"profile {found['profile']}{origin}")
+    lines += level_lines(found)
     if explain and found["breakdown"]:
         lines += ["", *_explained(found)]
     return "\n".join(lines)
@@ -293,7 +247,8 @@ def _unlike(at: dict[str, Any], load: dict[str, Any]) -> list[str]:
         lines.append("running requests decode in the steps of prefill chunks")
     if "spec_method" in at:
         drafter = f" by {at['draft_model']}" if at["draft_model"] else ""
-        count = f"{at['spec_tokens']} drafted, {at['spec_accept']:g} tokens a step"
+        accepted = f"{at['spec_accept']:g} tokens a step" if at["spec_accept"] else "accepted as fitted"
+        count = f"{at['spec_tokens']} drafted, {accepted}"
         lines.append(f"speculation: {at['spec_method']}{drafter}, {count}")
     if "prefill_tp" in at:
         lines.append(
@@ -314,9 +269,9 @@ def _numbers(found: dict[str, Any]) -> list[str]:
     for metric, label, unit in _SHOWN:
         each = found["prediction"][metric]
         known = math.isfinite(each["low"])
-        interval = f"{_number(each['low']):>9} .. {_number(each['high']):<8}" if known else f"{'-':^21}"
-        plain = _number(found["uncalibrated"][metric])
-        lines.append(f"{label:16}{_number(each['value']):>10}  {interval}  {plain:>12} {unit}")
+        interval = f"{number(each['low']):>9} .. {number(each['high']):<8}" if known else f"{'-':^21}"
+        plain = number(found["uncalibrated"][metric])
+        lines.append(f"{label:16}{number(each['value']):>10}  {interval}  {plain:>12} {unit}")
     return [
         *lines,
         "",
@@ -340,7 +295,8 @@ def _misfit(found: dict[str, Any]) -> list[str]:
 def _explained(found: dict[str, Any]) -> list[str]:
     lines = ["where the time of a decode step and of one prompt's prefill goes:", ""]
     lines.append(explain_text(found["breakdown"], found["basis"]))
-    tpot_ms = found["prediction"]["tpot_ms"]["value"]
+    tpot = found["prediction"]["tpot_ms"]
+    tpot_ms = tpot["value"] / tpot.get("level", {}).get("factor", 1.0)
     step_ms = sum(row["ms"] for row in found["breakdown"] if row["phase"] == "decode")
     if (
         found["breakdown"]
@@ -349,18 +305,7 @@ def _explained(found: dict[str, Any]) -> list[str]:
     ):
         lines += [
             "",
-            f"TPOT of {_number(tpot_ms)} ms: a decode step of {_number(step_ms)} ms, and "
-            f"{_number(tpot_ms - step_ms)} ms in which prompts of others are prefilled",
+            f"TPOT of {number(tpot_ms)} ms{' by the physics' if 'level' in tpot else ''}: a decode step of "
+            f"{number(step_ms)} ms, and {number(tpot_ms - step_ms)} ms in which prompts of others are prefilled",
         ]
-    if found["evidence"]:
-        lines += ["", "nearest measured runs, by distance:"]
-    for each in found["evidence"]:
-        ttft, tpot = each["measured"]["ttft_ms"], each["measured"]["tpot_ms"]
-        lines.append(
-            f"  {each['distance']:4.1f}  {each['family']} {each['gpu']} {each['engine']} {each['gemm']} "
-            f"tp {each['tp']}, "
-            f"{each['isl']:g}/{each['osl']:g} at {each['concurrency']}: "
-            f"TTFT {_number(ttft) if ttft else '-'} ms, TPOT {_number(tpot) if tpot else '-'} ms"
-        )
-        lines.append(f"        {each['source']} {each['src_ref']}")
-    return lines
+    return [*lines, *evidence_lines(found)]
