@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT := out
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench profile kernel-fit kernel-tables memory-table check-engines clean
+.PHONY: setup demo test lint bench profile scoreboard kernel-fit kernel-tables memory-table check-engines clean
 
 setup: $(READY)
 
@@ -38,6 +38,10 @@ bench: setup
 # Rebuild the shipped default profile from the published runs.
 profile: setup
 	$(BIN)/python -m aicalib.calibrate.ship measurements aicalib/profiles/default.json
+
+# Score the method on runs that a fit did not see: docs/accuracy.md, its figures and its plots. A few minutes on two cores.
+scoreboard: setup
+	$(BIN)/python -m aicalib.cli.scoreboard measurements docs
 
 # Rebuild the shipped surfaces of kernel times from the tables of a public package, which stays outside of ours.
 KERNEL_TABLES := aiconfigurator-core==0.12.0

@@ -16,6 +16,7 @@ import numpy as np
 from aicalib.calibrate.kernels.families import TABLES
 from aicalib.hardware import get_accelerator, list_accelerators
 from aicalib.profiles.kernels import ANY, SUBSTITUTES, describe, donor
+from aicalib.report.markdown import row, rule
 
 BEGIN = "<!-- tables: make kernel-tables -->"
 END = "<!-- end of tables -->"
@@ -31,34 +32,26 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _row(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def _rule(left: int, right: int) -> str:
-    return _row(*["---"] * left, *["---:"] * right)
-
-
 def surface_lines(document: Document) -> Iterator[str]:
     """Yield a line a kind: axes of its surfaces, how many there are, and from how many timings."""
-    yield _row("kind", "axes: knots, from and to (log2)", "knots", "surfaces", "timings", "KiB as float16")
-    yield _rule(2, 4)
+    yield row("kind", "axes: knots, from and to (log2)", "knots", "surfaces", "timings", "KiB as float16")
+    yield rule(2, 4)
     for table in TABLES:
         found = document["kinds"][table.kind.name]
         axes = " x ".join(f"{axis.size}: {axis[0]:g}..{axis[-1]:g}" for axis in table.kind.axes)
         knots = int(np.prod([axis.size for axis in table.kind.axes]))
         own = [rows for (name, _), rows in zip(found["labels"], found["rows"], strict=True) if name != ANY]
         kib = 2 * knots * len(found["labels"]) / 1024
-        yield _row(table.kind.name, axes, knots, len(found["labels"]), sum(own), f"{kib:.0f}")
+        yield row(table.kind.name, axes, knots, len(found["labels"]), sum(own), f"{kib:.0f}")
 
 
 def summary_lines(document: Document) -> Iterator[str]:
     """Yield a line a kind: medians and worst of the errors of its surfaces on what they were not fitted to."""
-    yield _row(
+    yield row(
         "kind", "target", "surfaces x ways to leave shapes out", "median", "worst", "accelerators left out",
         "median", "worst",
     )  # fmt: skip
-    yield _rule(1, 7)
+    yield rule(1, 7)
     for table in TABLES:
         by_way: dict[bool, list[float]] = defaultdict(list)
         for score in document["kinds"][table.kind.name]["scores"]:
@@ -68,7 +61,7 @@ def summary_lines(document: Document) -> Iterator[str]:
             errors = by_way[whole]
             medians = (float(np.median(errors)), max(errors)) if errors else (None, None)
             cells += [str(len(errors)), *map(_percent, medians)]
-        yield _row(table.kind.name, _percent(table.target), *cells)
+        yield row(table.kind.name, _percent(table.target), *cells)
 
 
 def held_out_lines(document: Document, kind: str) -> Iterator[str]:
@@ -76,23 +69,23 @@ def held_out_lines(document: Document, kind: str) -> Iterator[str]:
     found = document["kinds"][kind]
     scores = {(each[ACCELERATOR], each["variant"], each["left_out"]): each for each in found["scores"]}
     ways = list(dict.fromkeys(way for *_, way in scores if way != ACCELERATOR))
-    yield _row(ACCELERATOR, "variant", "timings", *ways, "whole accelerator", "answered from")
-    yield _rule(2, 2 + len(ways)) + " --- |"
+    yield row(ACCELERATOR, "variant", "timings", *ways, "whole accelerator", "answered from")
+    yield rule(2, 2 + len(ways)) + " --- |"
     for (name, variant), rows in zip(found["labels"], found["rows"], strict=True):
         if name == ANY:
             continue
         each = [scores.get((name, variant, way), {}) for way in (*ways, ACCELERATOR)]
         errors = (_percent(score.get("median_ape")) for score in each)
-        yield _row(name, variant, rows, *errors, each[-1].get("donor", "-"))
+        yield row(name, variant, rows, *errors, each[-1].get("donor", "-"))
 
 
 def substitute_lines() -> Iterator[str]:
     """Yield a line a format without a table: what answers in its place, nearest first, and why."""
-    yield _row("variant", "answered by", "because")
-    yield _rule(3, 0)
+    yield row("variant", "answered by", "because")
+    yield rule(3, 0)
     for variant, choices in SUBSTITUTES.items():
         for name, reason in choices:
-            yield _row(variant, name, reason)
+            yield row(variant, name, reason)
 
 
 def donor_lines(document: Document) -> Iterator[str]:
@@ -108,12 +101,12 @@ def donor_lines(document: Document) -> Iterator[str]:
         if each.name not in served:
             lender = donor(each, owners)
             served[lender.name if lender else ANY].append(each.name)
-    yield _row("measured", "generation", "answers for")
-    yield _rule(3, 0)
+    yield row("measured", "generation", "answers for")
+    yield rule(3, 0)
     for name, others in served.items():
         measured = name if name != ANY else "mean over all measured"
         kin = get_accelerator(name).generation if name != ANY else "none of these"
-        yield _row(measured, kin, ", ".join(others) or "-")
+        yield row(measured, kin, ", ".join(others) or "-")
 
 
 def section(document: Document) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from aicalib.calibrate.build import Calibration
+from aicalib.calibrate.own import OwnCalibration
 
 METRIC_NAMES = {
     "tpot_ms": "TPOT", "ttft_ms": "TTFT", "e2e_ms": "end to end", "output_tok_s": "output tok/s",
@@ -63,11 +65,52 @@ def calibration_document(found: Calibration) -> dict[str, Any]:
     }
 
 
+def own_document(found: OwnCalibration) -> dict[str, Any]:
+    """Return what `calibrate --base --json` prints."""
+    return {
+        "profile": found.profile.label,
+        "base": found.base.label,
+        "runs": int(found.runs.batch.at.size),
+        "known_to_base": found.known,
+        "left_out_by_flag": found.left_out,
+        "scores": [asdict(each) for each in found.scores],
+        "quantiles": found.profile.quantiles,
+        "remarks": found.remarks,
+    }
+
+
+def own_rows(scores: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the scores of own runs: median errors in per cent, and how many are in the interval."""
+    header = ["engine", "metric", "n", "uncalibrated", "base", "own", "own in 90 %"]
+    rows = []
+    for each in scores:
+        left_out = each["left_out"] or {}
+        rows.append(
+            [
+                each["engine"],
+                METRIC_NAMES[each["metric"]],
+                str(each["base"]["n"]),
+                percent(each["uncalibrated"]["median_ape"]),
+                percent(each["base"]["median_ape"]),
+                percent(left_out.get("median_ape")),
+                percent(left_out.get("coverage_90")),
+            ]
+        )
+    return header, rows
+
+
 def evaluation_rows(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of an evaluation, errors in per cent."""
+    """Return header and rows of an evaluation, errors in per cent; of unflagged runs where they differ from all."""
     header = ["runs", "metric", "n", "median APE", "MAPE", "p90", "bias", "within 20 %", "in interval"]
     rows = []
-    for name, scores in (("unseen", document["metrics"]), ("seen", document.get("seen", {}))):
+    unflagged = document.get("unflagged", {}).get("metrics", {})
+    differs = any(scores != document["metrics"][metric] for metric, scores in unflagged.items())
+    parts = {
+        "unseen": document["metrics"],
+        "unflagged": unflagged if differs else {},
+        "seen": document.get("seen", {}),
+    }
+    for name, scores in parts.items():
         for metric, each in scores.items():
             if each["n"]:
                 figures = (
@@ -77,6 +120,12 @@ def evaluation_rows(document: dict[str, Any]) -> tuple[list[str], list[list[str]
                     [name, METRIC_NAMES[metric], str(each["n"]), *(percent(figure) for figure in figures)]
                 )
     return header, rows
+
+
+def left_out_words(document: Mapping[str, Any]) -> str:
+    """Return how many unseen runs each quality flag leaves out of the unflagged ones, nothing where none is."""
+    counts = document.get("unflagged", {}).get("left_out", {})
+    return ", ".join(f"{flag} {count}" for flag, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def refusal_rows(refused: Mapping[str, int]) -> list[list[str]]:
