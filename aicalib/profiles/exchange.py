@@ -1,0 +1,68 @@
+"""Profiles from elsewhere: what a file must hold before it may stand among a team's own."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from aicalib.errors import InvalidValue
+from aicalib.profiles.coefficients import all_coefficients
+from aicalib.profiles.profile import Profile
+
+SHIPPED = ("default", "priors")
+"""Names that always mean what is shipped."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+BOUND_SLACK = 1e-4
+"""Relative distance past a bound that rounding explains."""
+
+
+def read_profile(path: Path, name: str | None = None) -> Profile:
+    """Read a profile file and check that its figures can be.
+
+    Parameters
+    ----------
+    path : Path
+    name : str, optional
+        Name that it takes; its own if not given.
+
+    Raises
+    ------
+    InvalidValue
+        If the file is no profile, is of another schema or physics, holds figures that cannot be, or has a name
+        that is shipped or that no command can name.
+    """
+    profile = Profile.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    if name is not None:
+        profile = replace(profile, name=name)
+    if profile.name in SHIPPED:
+        raise InvalidValue(
+            f"{path}: '{profile.name}' always means the shipped profile; give it another name",
+            ["--name team"],
+        )
+    if not _NAME.fullmatch(profile.name) or not _NAME.fullmatch(profile.version):
+        raise InvalidValue(
+            f"{path}: a name and a version have letters, digits, '.', '_' and '-' only, not '{profile.label}'",
+            ["--name team"],
+        )
+    for each, value, deviation in zip(
+        all_coefficients(), profile.values.tolist(), profile.deviations.tolist(), strict=True
+    ):
+        if not each.low * (1 - BOUND_SLACK) <= value <= each.high * (1 + BOUND_SLACK):
+            raise InvalidValue(
+                f"{path}: {each.name} is {value:g} {each.unit}, outside {each.low:g} to {each.high:g}: it was "
+                "altered, or fitted under other bounds; calibrate again",
+                ["aicalib calibrate"],
+            )
+        if not (np.isfinite(deviation) and deviation >= 0.0):
+            raise InvalidValue(
+                f"{path}: the deviation of {each.name} is {deviation:g}, not a number from 0 on"
+            )
+    lengths = {column: len(values) for column, values in profile.fitted.items()}
+    if len(set(lengths.values())) > 1:
+        raise InvalidValue(f"{path}: the columns of its fitted runs differ in length: {lengths}")
+    return profile
