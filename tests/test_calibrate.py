@@ -12,11 +12,13 @@ import pytest
 import aicalib
 from aicalib.calibrate.build import LEFT_OUT_FLAGS, calibrate, usable
 from aicalib.calibrate.fit import fit
-from aicalib.calibrate.runs import as_runs, engine_month, lockstep, mean_length
+from aicalib.calibrate.runs import as_runs, engine_month, lockstep, mean_length, warmed_up
 from aicalib.calibrate.score import score
 from aicalib.calibrate.ship import ship
-from aicalib.calibrate.validate import folds
+from aicalib.calibrate.validate import SPLITS, folds, left_out
 from aicalib.errors import InvalidValue
+from aicalib.features import FITTED_ACCEPTANCE
+from aicalib.nearness import NEARNESS
 from aicalib.prediction import predict_batch
 from aicalib.profiles import Profile, all_coefficients, default_profile, load_profile, priors, uncalibrated
 from aicalib.profiles.coefficients import position
@@ -41,15 +43,19 @@ def test_the_shipped_profile_is_what_make_profile_makes(shipped):
 
 @pytest.mark.xdist_group("calibrate")
 def test_errors_on_left_out_groups_stay_below_what_was_reached(shipped):
-    reached = {("sglang", "tpot_ms"): 0.11, ("vllm", "tpot_ms"): 0.08, ("sglang", "ttft_ms"): 0.32,
-               ("vllm", "ttft_ms"): 0.18, ("sglang", "e2e_ms"): 0.10, ("vllm", "e2e_ms"): 0.075}  # fmt: skip
-    alone = {("sglang", "tpot_ms"): 0.11, ("vllm", "tpot_ms"): 0.09, ("sglang", "ttft_ms"): 0.37,
-             ("vllm", "ttft_ms"): 0.21}  # fmt: skip
+    reached = {
+        ("sglang", "tpot_ms"): 0.085, ("sglang", "ttft_ms"): 0.175, ("sglang", "e2e_ms"): 0.072,
+        ("vllm", "tpot_ms"): 0.072, ("vllm", "ttft_ms"): 0.16, ("vllm", "e2e_ms"): 0.065,
+        ("trtllm", "tpot_ms"): 0.07, ("trtllm", "ttft_ms"): 0.33, ("trtllm", "e2e_ms"): 0.075,
+    }  # fmt: skip
+    alone = {("sglang", "tpot_ms"): 0.10, ("vllm", "tpot_ms"): 0.09, ("sglang", "ttft_ms"): 0.22,
+             ("vllm", "ttft_ms"): 0.16}  # fmt: skip
     board = {(row.engine, row.metric): row for row in shipped.scoreboard}
     for key, limit in reached.items():
         assert board[key].calibrated["median_ape"] < limit, key
-        # The mean over groups of a few runs each gains even where the kernels alone meet the median.
-        assert board[key].calibrated_group_median < board[key].physics_group_median * 1.01, key
+        # The median over groups of a few runs each gains even where the kernels alone meet the median.
+        if key[1] != "e2e_ms":
+            assert board[key].calibrated_group_median < board[key].physics_group_median * 1.01, key
     for key, limit in alone.items():
         assert board[key].physics["median_ape"] < limit, key
     assert board["sglang", "tpot_ms"].calibrated["n"] > 500
@@ -59,10 +65,13 @@ def test_errors_on_left_out_groups_stay_below_what_was_reached(shipped):
 @pytest.mark.xdist_group("calibrate")
 def test_intervals_cover_runs_that_neither_fit_nor_quantiles_saw(shipped):
     for row in shipped.scoreboard:
-        low, high = shipped.profile.quantiles[row.engine][row.metric]
-        assert low < 0 < high, (row.engine, row.metric)
+        by = shipped.profile.quantiles[row.engine][row.metric]
+        assert list(by) == list(NEARNESS)
+        assert 0 < by["curve"] <= by["group"] <= by["apart"] <= by["kernel-fit"] <= by["datasheet"]
         if row.calibrated["n"] > 300:
-            assert 0.80 <= row.calibrated["coverage_90"] <= 0.95, (row.engine, row.metric)
+            assert 0.85 <= row.calibrated["coverage_90"] <= 0.98, (row.engine, row.metric)
+    tpot = shipped.profile.quantiles["sglang"]["tpot_ms"]
+    assert tpot["curve"] < 0.7 * tpot["datasheet"]
 
 
 @pytest.mark.xdist_group("calibrate")
@@ -91,9 +100,14 @@ def test_evaluation_tells_seen_rows_apart(shipped, published):
     assert found["seen"]["tpot_ms"]["n"] > 50
     blind = aicalib.evaluate(published[::7], uncalibrated()).as_dict()
     assert "seen" not in blind
-    assert blind["metrics"]["tpot_ms"]["n"] == (
-        found["metrics"]["tpot_ms"]["n"] + found["seen"]["tpot_ms"]["n"]
-    )
+
+    def scored(document):
+        parts = (
+            document.get(part, {}).get("tpot_ms", {}).get("n", 0) for part in ("metrics", "seen", "inferred")
+        )
+        return sum(parts)
+
+    assert scored(found) == scored(blind)
     assert found["seen"]["tpot_ms"]["coverage_90"] > 0.85
 
 
@@ -118,7 +132,7 @@ def some_runs(published, count=240):
 def test_a_fit_finds_the_coefficients_that_made_the_figures(published):
     runs = some_runs(published)
     truth = priors()
-    changed = {"prefill_layer_time": 1.4, "host_time": 1.5, "moe_layer_time": 1.8}
+    changed = {"prefill_layer_time": 1.4, "cold_time": 1.5, "moe_layer_time": 1.8}
     for name, factor in changed.items():
         truth[position(name)] *= factor
     made = predict_batch(runs.batch, dataclasses.replace(uncalibrated(), values=truth))
@@ -152,14 +166,54 @@ def test_a_fit_keeps_what_has_no_spread(published):
             assert deviation == 0
 
 
-def test_a_group_is_never_split_over_folds(published):
-    groups = some_runs(published).groups
-    found = folds(groups)
-    seen: dict[tuple[str, str], set[int]] = {}
-    for group, fold in zip(groups, found, strict=True):
-        seen.setdefault(group[1:], set()).add(int(fold))
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_label_is_never_split_over_folds(published, split):
+    labels = SPLITS[split](some_runs(published))
+    found = folds(labels, 4)
+    seen: dict[tuple[str, ...], set[int]] = {}
+    for label, fold in zip(labels, found, strict=True):
+        seen.setdefault(label, set()).add(int(fold))
     assert all(len(each) == 1 for each in seen.values())
-    assert len(set(found.tolist())) == 5
+    assert set(found.tolist()) == set(range(min(4, len(seen))))
+
+
+def test_a_configuration_and_its_curve_leave_with_their_repeats_of_other_sources():
+    base = {"model": "deepseek-r1", "gpu": "h200", "engine": "sglang", "tp": 8, "weight_quant": "fp8", "isl": 1024,
+            "osl": 1024, "concurrency": 4, "mean_tpot_ms": 10.0}  # fmt: skip
+    others = [
+        {"model": "deepseek-v3", "source": "another", "isl": 1000, "engine_version": "0.5.9"},
+        {"ep": 8, "kv_dtype": "fp8_e4m3", "chunked_prefill_size": 16384, "concurrency": 64},
+        {"isl": 8192},
+        {"tp": 4},
+        {"gpu": "b200"},
+        {"engine": "vllm"},
+    ]
+    runs = as_runs([base, *(base | other for other in others)])
+    configuration = SPLITS["configuration"](runs)
+    assert [each == configuration[0] for each in configuration] == [True] * 4 + [False] * 3
+    curve = SPLITS["curve"](runs)
+    assert [each == curve[0] for each in curve] == [True] * 3 + [False] * 4
+    group = SPLITS["group"](runs)
+    assert [each == group[0] for each in group] == [True] * 5 + [False, True]
+    assert set(SPLITS["generation"](runs)) == {("hopper",), ("blackwell",)}
+
+
+def test_left_out_predicts_each_run_by_a_profile_that_did_not_see_it(published):
+    runs = some_runs(published, 40)
+    sizes = []
+
+    def fit(part):
+        sizes.append(part.batch.rows.size)
+        return dataclasses.replace(uncalibrated(), version=str(len(sizes) - 1))
+
+    found = left_out(runs, "family", fit, 3)
+    assert [each.version for each in found.profiles] == ["0", "1", "2"]
+    for number, size in enumerate(sizes):
+        assert size == (found.fold != number).sum()
+    physics = predict_batch(runs.batch, uncalibrated()).comparable("tpot_ms", runs.median["tpot_ms"])
+    np.testing.assert_allclose(found.values["tpot_ms"], physics.value)
+    assert set(found.near["tpot_ms"]) <= set(NEARNESS[-3:])  # the priors have seen no run
+    assert np.isnan(found.low["tpot_ms"]).all()
 
 
 def test_too_few_groups_are_refused(published):
@@ -172,7 +226,7 @@ def test_too_few_groups_are_refused(published):
 
 CERTIFIED = [
     # src_ref, largest error of TPOT, largest error of TTFT, of the shipped profile
-    ("docs_new/cookbook/autoregressive/DeepSeek/DeepSeek-R1.mdx#L909", 0.13, 0.15),
+    ("docs_new/cookbook/autoregressive/DeepSeek/DeepSeek-R1.mdx#L909", 0.13, 0.56),
     ("results/InferenceX_results_snapshot/InferenceX_DeepSeek-R1-0528_e2e.csv row 1", 0.36, 0.15),
     ("2026_03_25_glm_5_b200_sxm_sglang_fp8_agg_1024x8192_c64_tp8_0_ep1_0_490", 0.15, 0.45),
     ("2026_04_06_llama_3_1_70b_h200_sxm_vllm_fp8_agg_8192x1024_c32_tp4_ep1_826", 0.10, 0.30),
@@ -181,7 +235,7 @@ CERTIFIED = [
     ("2026_03_25_minimax_m2_5_b200_sxm_vllm_fp8_agg_1024x1024_c32_tp4_0_ep1_0_93", 0.10, 0.19),
     ("2026_04_06_kimi_k2_5_h200_sxm_vllm_int4_agg_1024x1024_c64_tp8_ep1_1315", 0.12, 0.25),
     ("qwen_qwen3_32b_qwen_qwen3_32b_h100_sxm_sglang_agg_1024x128_c128_tp2_epnone_7", 0.15, 0.15),
-    ("docs_new/cookbook/autoregressive/GLM/GLM-4.6.mdx#L625", 0.10, 0.15),
+    ("docs_new/cookbook/autoregressive/GLM/GLM-4.6.mdx#L625", 0.10, 0.17),
 ]
 
 
@@ -215,10 +269,19 @@ def test_lengths_as_sent():
     assert mean_length({"isl": 1000, "range_ratio": 0.8}, "isl") == pytest.approx(900)
     assert mean_length({"isl": 1000, "mean_isl_actual": 512.5}, "isl") == 512.5
     assert mean_length({"isl": 1000}, "isl") == 1000
+    assert mean_length({"isl": 1000, "engine": "sglang", "dataset": "random"}, "isl") == 500
+    assert mean_length({"isl": 1000, "engine": "vllm", "dataset": "random"}, "isl") == 1000
     assert not lockstep({"isl": 1000, "osl": 10, "range_ratio": 0.8})
     assert lockstep({"isl": 1000, "osl": 10, "range_ratio": 1.0})
     assert lockstep({"isl": 1000, "osl": 10})
     assert not lockstep({"isl": 1000, "osl": 1000, "dataset": "random", "mean_osl_actual": 510.0})
+
+
+def test_a_server_started_for_the_run_is_cold():
+    assert not warmed_up({"num_warmups": 8, "concurrency": 4, "range_ratio": 0.8})
+    assert not warmed_up({"range_ratio": 0.8})
+    assert warmed_up({"range_ratio": 1.0})
+    assert warmed_up({})
 
 
 def test_the_age_of_an_engine():
@@ -231,7 +294,7 @@ def test_what_cannot_be_asked_says_why(published):
     refused = as_runs(published).batch.refused
     reasons = {str(error) for error in refused.values()}
     assert any("network between prefill and decode" in reason for reason in reasons)
-    assert any("acceptance length is not recorded" in reason for reason in reasons)
+    assert any("algorithm is not recorded" in reason for reason in reasons)
     assert any("isl is not recorded" in reason for reason in reasons)
     assert any("lightning attention" in reason for reason in reasons)
 
@@ -256,7 +319,7 @@ def test_a_run_with_recorded_acceptance_is_asked_with_it():
         "model": "deepseek-r1", "gpu": "b200", "engine": "sglang", "tp": 8, "isl": 1024, "osl": 1024, "load": "closed",
         "concurrency": 8, "spec_decode": True, "spec_algorithm": "EAGLE", "spec_steps": 3, "mean_tpot_ms": 8.0,
     }  # fmt: skip
-    assert "acceptance length" in str(as_runs([run]).batch.refused[0])
+    assert as_runs([run]).batch.features.drafting.accepted.tolist() == [FITTED_ACCEPTANCE]
     found = as_runs([run | {"accept_length": 2.5}]).batch
     assert found.features.drafting.drafted.tolist() == [3.0]
     assert found.features.drafting.accepted.tolist() == [2.5]
@@ -288,11 +351,12 @@ def test_scores_by_hand():
     [
         ("not json", "is not a profile"),
         ("{}", "is not a profile"),
-        (json.dumps({"schema": 1, "physics": "1"}), "is not a profile"),
+        (json.dumps({"schema": 2, "physics": "1"}), "is not a profile"),
         ("[1, 2]", "is not a profile"),
         (json.dumps({"schema": 99, "physics": "1"}), "schema 99"),
-        (json.dumps({"schema": 1, "physics": "0"}), "calibrate again"),
-        (json.dumps({"schema": 1, "physics": "1", "coefficients": {}}), "other coefficients"),
+        (json.dumps({"schema": 1, "physics": "1"}), "calibrate again"),
+        (json.dumps({"schema": 2, "physics": "0"}), "calibrate again"),
+        (json.dumps({"schema": 2, "physics": "1", "coefficients": {}}), "other coefficients"),
     ],
 )
 def test_a_stale_or_broken_profile_is_refused(text, words):

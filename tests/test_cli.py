@@ -146,7 +146,7 @@ def test_predict_json_has_every_key(aicalib: Command) -> None:
     assert set(found["prediction"]) == METRICS == set(found["uncalibrated"])
     for metric, each in found["prediction"].items():
         shares = {"p50", "p90", "p99"} if metric in ("ttft_ms", "tpot_ms") else set()
-        assert set(each) == {"value", "low", "high", "origin"} | shares
+        assert set(each) - {"level"} == {"value", "low", "high", "origin", "nearness"} | shares
         assert 0 < each["low"] < each["value"] < each["high"]
         assert each["origin"] in ("datasheet", "kernel-fit", "calibrated", "extrapolated")
     assert set(found["memory"]) == {
@@ -229,7 +229,6 @@ def test_an_engine_version_above_the_known_is_said_to_be_so(aicalib: Command) ->
         ("--gemm fp9", "unknown_name", "fp9"),
         ("--kv fp9", "unknown_name", "fp9"),
         ("--engine sglong", "unknown_name", "sglong"),
-        ("--engine trtllm", "not_covered", "trtllm"),
         ("--moe fp8", "invalid_value", "dense"),
         ("--tp 7", "invalid_value", "64 attention heads"),
         ("--tp 16", "not_covered", "16"),
@@ -275,7 +274,7 @@ def test_percentiles_stand_beside_the_mean(aicalib: Command) -> None:
     found = aicalib("predict", "--json").json["prediction"]
     for metric in ("ttft_ms", "tpot_ms"):
         assert 0 < found[metric]["p50"] <= found[metric]["p90"] <= found[metric]["p99"]
-    assert set(found["output_tok_s"]) == {"value", "low", "high", "origin"}
+    assert set(found["output_tok_s"]) == {"value", "low", "high", "origin", "nearness"}
 
 
 def test_too_high_a_rate_is_an_answer(aicalib: Command) -> None:
@@ -439,6 +438,36 @@ def test_calibrate_needs_a_store_and_enough_groups(aicalib: Command) -> None:
     assert aicalib("calibrate", "--json", "--output", "/nowhere/at/all.json").error["kind"] == "invalid_value"
 
 
+def test_one_own_run_on_a_base_profile_moves_its_prediction(aicalib: Command, tmp_path: Path) -> None:
+    run = {
+        "model": "gemma-4-31b", "gpu": "h200", "engine": "sglang", "engine_version": "0.5.20", "tp": 2, "isl": 1000,
+        "osl": 200, "load": "closed", "concurrency": 16, "mean_tpot_ms": 40.0, "mean_ttft_ms": 400.0,
+        "source": "own", "src_ref": "first",
+    }  # fmt: skip
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps(run) + "\n")
+    aicalib("ingest", file)
+    assert "--base default" in aicalib("calibrate", "--json").err
+    answer = aicalib("calibrate", "--base", "default", "--json")
+    assert answer.status == 0, answer.err
+    assert answer.json["runs"] == 1
+    assert {each["metric"] for each in answer.json["scores"]} == {"tpot_ms", "ttft_ms", "e2e_ms"}
+    asked = ("predict", "--model", "gemma-4-31b", "--gpu", "h200", "--engine-version", "0.5.20", "--tp", "2",
+             "--isl", "1000", "--osl", "200", "--concurrency", "32", "--json")  # fmt: skip
+    before, after = (aicalib(*asked, "--profile", name).json for name in ("default", "team"))
+    level = after["prediction"]["tpot_ms"]["level"]
+    assert level["runs"] == 1
+    assert level["of"].startswith("sglang ")
+    of_base = before["prediction"]["tpot_ms"].get("level", {}).get("factor", 1.0)
+    assert after["prediction"]["tpot_ms"]["value"] / level["factor"] == pytest.approx(
+        before["prediction"]["tpot_ms"]["value"] / of_base, rel=1e-6
+    )
+    assert after["prediction"]["tpot_ms"]["nearness"] == "curve"
+    assert after["evidence"][0]["src_ref"] == "first"
+    again = aicalib("calibrate", "--base", "team", "--json").error
+    assert "fitted on all 1 runs already" in again["message"]
+
+
 def test_a_calibrated_profile_is_found_by_its_name(aicalib: Command, sample: Path, tmp_path: Path) -> None:
     aicalib("ingest", sample)
     file = tmp_path / "team.json"
@@ -476,9 +505,49 @@ def test_evaluate_json_has_every_key(aicalib: Command, sample: Path, tmp_path: P
     written = [json.loads(line) for line in rows.read_text().splitlines()]
     assert len(written) == sum(each["n"] for each in found["metrics"].values())
     assert set(written[0]) >= {"src_ref", "metric", "measured", "predicted", "low", "high", "origin"}
+    assert found["derived"]["e2e_ms"] <= found["metrics"]["e2e_ms"]["n"]
     text = aicalib("evaluate", sample, "--profile", "priors").out
-    assert "network between prefill" in text
+    assert "prefill on instances of its own" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_evaluate_scores_the_unflagged_runs_beside_all(aicalib: Command, tmp_path: Path) -> None:
+    run = {
+        "engine": "sglang", "gpu": "h100_sxm", "model": "Qwen/Qwen3-32B", "tp": 2, "weight_quant": "bf16", "isl": 1024,
+        "osl": 512, "load": "closed", "concurrency": 8, "mean_tpot_ms": 16.0, "mean_ttft_ms": 150.0, "source": "lab",
+        "src_ref": "a",
+    }  # fmt: skip
+    copied = run | {"src_ref": "b", "notes": "once more"}
+    queued = run | {"src_ref": "c", "concurrency": 16, "mean_ttft_ms": 9000.0}
+    doubted = run | {"src_ref": "d", "concurrency": 32, "mean_tpot_ms": 20.0}
+    file, by_hand = tmp_path / "runs.jsonl", tmp_path / "flags.jsonl"
+    file.write_text("".join(json.dumps(each) + "\n" for each in (run, copied | {"tp": 2.0}, queued, doubted)))
+    by_hand.write_text(
+        json.dumps({"source": "lab", "src_ref": "d", "flag": "implausible", "reason": "no load explains it"})
+        + "\n"
+    )
+    rows = tmp_path / "rows.jsonl"
+    found = aicalib(
+        "evaluate", file, "--profile", "priors", "--flags", by_hand, "--rows", rows, "--json"
+    ).json
+    counts = {metric: found["metrics"][metric]["n"] for metric in ("tpot_ms", "ttft_ms")}
+    left = {metric: found["unflagged"]["metrics"][metric]["n"] for metric in ("tpot_ms", "ttft_ms")}
+    assert found["unflagged"]["left_out"]["implausible"] == 1
+    assert left["tpot_ms"] == counts["tpot_ms"] - sum(found["unflagged"]["left_out"].values())
+    assert (
+        left["ttft_ms"] == left["tpot_ms"] - 1
+    )  # the queue's first token measures the line in front of the engine
+    flags = {row["src_ref"]: row["flags"] for row in map(json.loads, rows.read_text().splitlines())}
+    assert "queueing" in flags["c"]
+    assert "implausible" in flags["d"]
+    aicalib("ingest", file)
+    aicalib("db", "flag", by_hand)
+    assert (
+        aicalib("evaluate", "--profile", "priors", "--json").json["unflagged"]["left_out"]["implausible"] == 1
+    )
+    assert aicalib("evaluate", "--flags", by_hand, "--json").error["kind"] == "invalid_value"
+    text = aicalib("evaluate", file, "--profile", "priors", "--flags", by_hand).out
+    assert "not among the unflagged: " in text
 
 
 # list and db

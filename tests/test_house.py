@@ -32,7 +32,11 @@ BELOW = {
         "engines",
         "hardware",
         "batch",
+        "deployment",
+        "identify",
+        "features",
         "resolve",
+        "nearness",
         "prediction",
     },
     "plan": {
@@ -57,6 +61,7 @@ BELOW = {
         "profiles",
         "engines",
         "resolve",
+        "nearness",
         "prediction",
     },
 }
@@ -65,7 +70,7 @@ BELOW = {
 
 ABOVE = (
     "deployment", "recent", "identify", "checks", "loads", "features", "columns", "batch", "resolve", "served",
-    "prediction",
+    "nearness", "prediction",
 )  # fmt: skip
 """Modules above the rooms; each may import those before it."""
 

@@ -125,7 +125,6 @@ def test_what_vllm_takes_by_itself(gpu, chunk, running):
         ({"tp": 8, "ep": 4}, InvalidValue, "ep 4 on llama-3.3-70b: it is a dense model"),
         ({"tp": 16}, NotCovered, "several nodes"),
         ({"load": "open"}, InvalidValue, "request_rate"),
-        ({"engine": "trtllm"}, NotCovered, "trtllm"),
         ({"model": "lama-3.3-70b"}, UnknownName, "did you mean llama-3.3-70b"),
         ({"gpu": "h1000"}, UnknownName, "did you mean"),
         ({"gemm": "fp9"}, UnknownName, "fp8"),

@@ -11,7 +11,19 @@ from typing import Annotated
 
 import typer
 
-from aicalib.cli import calibrate, database, exchange, launch, lists, predict, quant, quant_plan, task
+from aicalib.cli import (
+    calibrate,
+    database,
+    drift,
+    exchange,
+    launch,
+    lists,
+    predict,
+    profiles,
+    quant,
+    quant_plan,
+    task,
+)
 from aicalib.cli.output import fail
 
 app = typer.Typer(
@@ -47,6 +59,7 @@ app.command("task")(task.task)
 app.command("ingest")(database.ingest)
 app.command("calibrate")(calibrate.calibrate)
 app.command("evaluate")(calibrate.evaluate)
+app.command("drift")(drift.drift)
 database.app.command("export")(exchange.export)
 database.app.command("import")(exchange.import_)
 database.app.command("merge")(exchange.merge)
@@ -55,6 +68,7 @@ database.app.command("check")(exchange.check)
 quant.app.command("plan")(quant_plan.plan)
 app.add_typer(quant.app, name="quant")
 app.add_typer(lists.app, name="list")
+app.add_typer(profiles.app, name="profiles")
 app.add_typer(database.app, name="db")
 
 
