@@ -151,11 +151,11 @@ ORIGINS = np.array(["calibrated", *KERNEL_ORIGINS], dtype=object)
 """Origins of numbers, the strongest first."""
 
 
-def _origins(batch: Batch, profile: Profile) -> NDArray[np.intp]:
+def _origins(batch: Batch, profile: Profile, levels: Levels | None) -> NDArray[np.intp]:
     """Return the origin of each row, as a place in `ORIGINS`, shape (n,).
 
-    Calibrated where runs like it were fitted; else as its kernels are, but at most extrapolated where a fitted
-    profile is asked about a load that no fit has seen.
+    Calibrated where runs like it were fitted, or where its model has a level in its formats; else as its kernels are,
+    but at most extrapolated where a fitted profile is asked about a load that no fit has seen.
     """
     known = ORIGINS.tolist()
     kernel = np.array([known.index(who.kernel_origin) for who in batch.identities], dtype=np.intp)
@@ -164,6 +164,9 @@ def _origins(batch: Batch, profile: Profile) -> NDArray[np.intp]:
     fitted = set(profile.lineage["evidence"])
     seen = np.array([keys <= fitted for keys in evidence_keys(batch)], dtype=np.bool_)
     found = np.where(seen, 0, kernel)[batch.codes]
+    if levels is not None:
+        known_formats = np.max([levels.depth[metric] for metric in LEVELED], axis=0) > 0
+        found = np.where(known_formats, 0, found)
     return np.where(_unfitted(batch), np.maximum(found, known.index("extrapolated")), found)
 
 
@@ -267,7 +270,7 @@ def predict_batch(batch: Batch, profile: Profile) -> Prediction:
     unknown = np.full(load.isl.size, np.nan)
     means = {metric: Interval(value, unknown, unknown) for metric, value in mean.items()}
     both = means | {metric: Interval(value, unknown, unknown) for metric, value in medians.items()}
-    origin = _origins(batch, profile)
+    origin = _origins(batch, profile, levels)
     return _with_bounds(
         Prediction(batch, profile, means, both, held, service, answered, overloaded, origin, levels)
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.calibrate.fit import fit, fit_speculation
-from aicalib.calibrate.hidden import doubted
+from aicalib.calibrate.hidden import doubted, states
 from aicalib.calibrate.intervals import FEWEST_GROUPS as FEWEST_FOR_INTERVALS
 from aicalib.calibrate.intervals import IMITATED, Imitation, imitations, quantiles
 from aicalib.calibrate.levels import curve_keys, levels_of
@@ -200,6 +200,22 @@ def _nested_bounds(runs: Runs, group: LeftOut, found: list[Imitation]) -> dict[s
     return bounds
 
 
+def to_fit(records: Iterable[Mapping[str, Any]]) -> tuple[Runs, Runs, dict[str, int]]:
+    """Return the runs that a fit sees, those with recorded speculation, and how many are left out by what.
+
+    Runs of which neither record nor curve says whether they speculated are left out as `speculation_in_doubt`.
+    """
+    kept, flagged = usable(records)
+    every = without_ttft(as_runs(kept))
+    runs = fittable(every)
+    drafting = every.take(np.flatnonzero(_readable(every) & speculates(every)))
+    if any(states(record) for record in runs.answered):
+        settled = doubted(runs, coefficients(runs)).settled
+        flagged |= {"speculation_in_doubt": int((~settled).sum())}
+        runs = runs.take(np.flatnonzero(settled))
+    return runs, drafting, flagged
+
+
 def calibrate(
     records: Iterable[Mapping[str, Any]], name: str = "default", tick: Callable[[], None] = lambda: None
 ) -> Calibration:
@@ -223,10 +239,7 @@ def calibrate(
     InvalidValue
         If fewer than two groups can be answered.
     """
-    kept, flagged = usable(records)
-    every = without_ttft(as_runs(kept))
-    runs = fittable(every)
-    drafting = every.take(np.flatnonzero(_readable(every) & speculates(every)))
+    runs, drafting, flagged = to_fit(records)
     groups = {group[1:] for group in runs.groups}
     if len(groups) < FEWEST_GROUPS:
         raise InvalidValue(
@@ -234,7 +247,6 @@ def calibrate(
             f"calibration needs at least {FEWEST_GROUPS} groups",
             ["aicalib calibrate --base default", "aicalib ingest more runs"],
         )
-    runs = doubted(runs, coefficients(runs))
     final = fitted(runs, name, drafting)
     tick()
     again = partial(coefficients, near=final)

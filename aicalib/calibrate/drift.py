@@ -94,7 +94,7 @@ def drift(records: Iterable[Mapping[str, Any]], profile: Profile) -> Drift:
     kept, doubted = usable(records)
     found = evaluate(kept, profile)
     refused = Counter(str(error) for error in found.runs.batch.refused.values())
-    new = ~found.seen & found.prediction.fits
+    new = ~found.seen & found.prediction.fits & found.runs.settled
     origins = np.array(found.prediction.origin, dtype=object)
     others = np.flatnonzero(new & (origins != "calibrated"))
     table = beside_fitted(residuals(found, (found.seen | new) & (origins == "calibrated"), profile))

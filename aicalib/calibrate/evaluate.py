@@ -51,6 +51,12 @@ class Evaluation:
     startups: Startups
     starts: int
 
+    @property
+    def unseen(self) -> NDArray[np.bool_]:
+        """Runs that the profile was not fitted on and whose speculation had not to be inferred, shape (n,)."""
+        result: NDArray[np.bool_] = ~self.seen & ~self.runs.inferred
+        return result
+
     def _score(self, metric: str, chosen: NDArray[np.bool_], runs: Runs | None = None) -> Score:
         at = np.flatnonzero(chosen)
         interval = self.prediction.comparable(metric, self.runs.median[metric])
@@ -59,13 +65,11 @@ class Evaluation:
 
     def _unflagged(self) -> dict[str, Any]:
         """Return the scores of the unseen runs that no flag doubts, and how many each flag leaves out."""
-        from aicalib.calibrate.build import (
-            usable,
-            without_ttft,
-        )  # heavy, and not needed where flags are unknown
+        # Heavy, and not needed where flags are unknown.
+        from aicalib.calibrate.build import usable, without_ttft
 
-        unseen = [record for record, seen in zip(self.runs.answered, self.seen, strict=True) if not seen]
-        kept, left_out = usable(unseen)
+        asked = [record for record, unseen in zip(self.runs.answered, self.unseen, strict=True) if unseen]
+        kept, left_out = usable(asked)
         sound = {id(record) for record in kept}
         chosen = np.array([id(record) in sound for record in self.runs.answered], dtype=bool)
         runs = without_ttft(self.runs)
@@ -84,7 +88,7 @@ class Evaluation:
         ]
         found = []
         for group in sorted({*of_runs, *of_starts}):
-            chosen = np.array([each == group for each in of_runs], dtype=bool) & ~self.seen
+            chosen = np.array([each == group for each in of_runs], dtype=bool) & self.unseen
             starts = np.array([each == group for each in of_starts], dtype=bool)
             own = starts & (batch.rows < self.starts)  # the others are runs, counted as such
             if chosen.any() or starts.any():
@@ -104,7 +108,7 @@ class Evaluation:
         inferred. `derived` counts the end-to-end times of unseen runs that are TTFT + TPOT (OSL - 1).
         """
         inferred = self.runs.inferred & ~self.seen
-        unseen = ~self.seen & ~inferred
+        unseen = self.unseen
         refused: dict[str, int] = {}
         starts = {row: error for row, error in self.startups.refused.items() if row < self.starts}
         for error in (*self.runs.batch.refused.values(), *starts.values()):

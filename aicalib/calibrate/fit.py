@@ -158,6 +158,6 @@ def _refined(before: Fit, runs: Runs, chosen: NDArray[np.bool_], near: Array | N
         elif deviations[at] > 0.8 * width:
             either = np.exp(deviations[at])
             remarks.append(
-                f"{each.name} is hardly determined by the runs: a factor of {either:.1f} either way"
+                f"{each.name} stays near its prior, x or / {either:.2f}: the runs say little of it"
             )
     return Fit(values_of(solution.x), deviations, remarks)

@@ -63,7 +63,8 @@ class Speculating:
 
 def states(record: Record) -> tuple[Record, Record] | None:
     """Return a run without and with speculation, as the launch scripts that fit it say; None where nothing is open."""
-    if record.get("spec_decode") is not None or record.get("disagg") is True:
+    closed = record.get("load") in (None, "closed") and record.get("concurrency") is not None
+    if record.get("spec_decode") is not None or record.get("disagg") is True or not closed:
         return None
     found: dict[bool, Record] = {}
     for variant in record.get("flags_variants") or ():

@@ -107,7 +107,11 @@ def learning_curve(
                         metric=metric,
                         revealed=str(way),
                         n=int(np.median([part["own"]["n"] for part in parts])),
-                        groups=len(set(groups[drawn[0][0] & (engines == engine)])),
+                        groups=len(
+                            set(
+                                groups[drawn[0][0] & (engines == engine) & np.isfinite(runs.measured[metric])]
+                            )
+                        ),
                         uncalibrated=_middle(parts, "uncalibrated", "median_ape"),
                         base=_middle(parts, "base", "median_ape"),
                         own=_middle(parts, "own", "median_ape"),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from aicalib.calibrate.build import fittable, log_errors, usable, without_ttft
 from aicalib.calibrate.levels import curve_keys, levels_of
-from aicalib.calibrate.lineage import RESIDUAL, evidence, fitted_rows, scope, version_of
+from aicalib.calibrate.lineage import RESIDUAL, fitted_rows, scope, version_of
 from aicalib.calibrate.runs import Runs, as_runs
 from aicalib.calibrate.score import Score, score
 from aicalib.errors import InvalidValue
@@ -102,14 +102,8 @@ def with_own(base: Profile, runs: Runs) -> Profile:
     fitted = {name: [*base.fitted.get(name, []), *column] for name, column in rows.items()}
     place = {key: at for at, key in enumerate(sorted(set(all_curves)))}
     fitted["curve"] = [place[key] for key in all_curves]
-    mine, theirs = scope(runs), base.lineage.get("scope", {})
-    days = sorted([*theirs.get("measured_on", []), *mine["measured_on"]])
-    joined = {name: sorted({*theirs.get(name, []), *mine[name]}) for name in ("engines", "gpus", "families")}
-    lineage = {
-        **base.lineage,
-        "scope": {**joined, "measured_on": days[:1] + days[-1:]},
-        "evidence": sorted({*base.lineage.get("evidence", []), *evidence(runs)}),
-    }
+    # Coefficients stay, and with them what they are calibrated for: own runs speak through their levels alone.
+    lineage = {**base.lineage, "own_scope": [*base.lineage.get("own_scope", []), scope(runs)]}
     return replace(base, levels=levels, fitted=fitted, lineage=lineage)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.calibrate.build import calibrate, fittable, fitted, usable, without_ttft
+from aicalib.calibrate.build import calibrate, fittable, fitted, to_fit
 from aicalib.calibrate.floor import floors
 from aicalib.calibrate.learning import DRAWS, REVEALED, learning_curve
 from aicalib.calibrate.peer import Answers, beside
@@ -67,9 +67,9 @@ class Board:
 
 
 def runs_to_fit(records: Iterable[Mapping[str, Any]]) -> tuple[Runs, dict[str, int]]:
-    """Return the runs that the default profile is fitted on, and how many a flag leaves out."""
-    kept, flagged = usable(records)
-    return fittable(without_ttft(as_runs(kept))), flagged
+    """Return the runs that the default profile is fitted on, and how many are left out by what."""
+    runs, _, flagged = to_fit(records)
+    return runs, flagged
 
 
 def with_intervals(runs: Runs) -> Profile:

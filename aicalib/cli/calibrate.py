@@ -53,9 +53,11 @@ def calibrate(
     from aicalib.calibrate.own import MOST_LEFT_OUT, calibrate_on
     from aicalib.calibrate.records import stored_runs
     from aicalib.errors import InvalidValue
+    from aicalib.profiles.exchange import check_name
     from aicalib.report.scores import calibration_document, own_document, own_rows, scoreboard_rows
     from perfdb import Store
 
+    check_name(name)
     if output is not None and not output.resolve().parent.is_dir():
         raise InvalidValue(f"--output {output}: there is no folder {output.resolve().parent}")
     path = store_path(db)

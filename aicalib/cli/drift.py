@@ -60,7 +60,10 @@ def drift(
     found = look(records, chosen)
     store_option = f" --db {quote(str(path))}" if db is not None else ""
     name = chosen.name if chosen.name != "default" else "team"
-    commands = [f"aicalib calibrate --base {chosen.name} --name {name}{store_option}"]
+    # What the profile errs alike on all runs of is in its coefficients, which own runs on a base do not move.
+    of_all = any(each.beyond and each.unit == "cell" for each in found.shifts)
+    base = "" if of_all else f" --base {quote(profile or 'default')}"
+    commands = [f"aicalib calibrate{base} --name {name}{store_option}"]
     if files:
         commands.insert(0, f"aicalib ingest {' '.join(quote(str(file)) for file in files)}{store_option}")
     if json:

@@ -21,6 +21,24 @@ BOUND_SLACK = 1e-4
 """Relative distance past a bound that rounding explains."""
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that a profile cannot be found by.
+
+    Raises
+    ------
+    InvalidValue
+        If it is that of a shipped profile, or has other signs than letters, digits, '.', '_' and '-'.
+    """
+    if name in SHIPPED:
+        raise InvalidValue(
+            f"'{name}' always means the shipped profile; give yours another name", ["--name team"]
+        )
+    if not _NAME.fullmatch(name):
+        raise InvalidValue(
+            f"a profile's name has letters, digits, '.', '_' and '-' only, not '{name}'", ["--name team"]
+        )
+
+
 def read_profile(path: Path, name: str | None = None) -> Profile:
     """Read a profile file and check that its figures can be.
 
@@ -39,15 +57,10 @@ def read_profile(path: Path, name: str | None = None) -> Profile:
     profile = Profile.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if name is not None:
         profile = replace(profile, name=name)
-    if profile.name in SHIPPED:
+    check_name(profile.name)
+    if not _NAME.fullmatch(profile.version):
         raise InvalidValue(
-            f"{path}: '{profile.name}' always means the shipped profile; give it another name",
-            ["--name team"],
-        )
-    if not _NAME.fullmatch(profile.name) or not _NAME.fullmatch(profile.version):
-        raise InvalidValue(
-            f"{path}: a name and a version have letters, digits, '.', '_' and '-' only, not '{profile.label}'",
-            ["--name team"],
+            f"{path}: a version has letters, digits, '.', '_' and '-' only, not '{profile.version}'"
         )
     for each, value, deviation in zip(
         all_coefficients(), profile.values.tolist(), profile.deviations.tolist(), strict=True

@@ -82,7 +82,7 @@ def _head(document: Document) -> Iterator[str]:
         f"Runs with a closed loop or a static batch, without speculation. Left out beforehand: {flagged} runs that are "
         "copies of others or doubted by a named rule ("
         + ", ".join(f"`{flag}` {count}" for flag, count in document["flagged"].items())
-        + "); they are scored below as well. Where a rule doubts the first token alone, TPOT stays."
+        + "); all but the copies are scored below as well. Where a rule doubts the first token alone, TPOT stays."
     )
 
 

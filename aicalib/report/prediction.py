@@ -226,7 +226,7 @@ def text(found: dict[str, Any], *, explain: bool = False) -> str:
     lines += level_lines(found)
     if explain and found["breakdown"]:
         lines += ["", *_explained(found)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *evidence_lines(found)])
 
 
 def _sent(load: dict[str, Any]) -> str:
@@ -308,4 +308,4 @@ def _explained(found: dict[str, Any]) -> list[str]:
             f"TPOT of {number(tpot_ms)} ms{' by the physics' if 'level' in tpot else ''}: a decode step of "
             f"{number(step_ms)} ms, and {number(tpot_ms - step_ms)} ms in which prompts of others are prefilled",
         ]
-    return [*lines, *evidence_lines(found)]
+    return lines

@@ -108,6 +108,7 @@ def evaluation_rows(document: dict[str, Any]) -> tuple[list[str], list[list[str]
     parts = {
         "unseen": document["metrics"],
         "unflagged": unflagged if differs else {},
+        "inferred": document.get("inferred", {}),
         "seen": document.get("seen", {}),
     }
     for name, scores in parts.items():

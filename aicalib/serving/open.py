@@ -194,9 +194,10 @@ def serve_open(server: Server, load: Load, max_total_tokens: Array) -> Service:
     )
     line_s = is_full / np.maximum(sustainable - rate, 1e-9)
 
-    decoding = (1.0 - token.busy) * -np.expm1(-others)
-    look_s = server.poll_wait * server.settings.poll_interval * step_s * decoding
-    fixed_s = server.host_per_request_s(load) + token.own_s + server.steps_ahead * step_s * decoding
+    running = -np.expm1(-others)
+    look_s = server.poll_wait * server.settings.poll_interval * step_s * (1.0 - token.busy) * running
+    # A step is launched ahead behind a prefill as well as behind a step.
+    fixed_s = server.host_per_request_s(load) + token.own_s + server.steps_ahead * step_s * running
     mean_s = fixed_s + token.queue_s + look_s + line_s
     answer_s = after_first * tpot_s
     e2e_s = mean_s + answer_s
