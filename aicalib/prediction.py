@@ -186,6 +186,14 @@ def _unfitted(batch: Batch) -> NDArray[np.bool_]:
     return result
 
 
+def widths(
+    quantiles: Mapping[str, Mapping[str, Mapping[str, float]]], engine: str, metric: str
+) -> Mapping[str, float]:
+    """Return nearness -> quantile of an engine and metric: those of all engines where it has none of its own."""
+    other = quantiles.get(ANY_ENGINE, {})
+    return quantiles.get(engine, other).get(metric, other.get(metric, {}))
+
+
 def interval_factors(batch: Batch, profile: Profile, metric: str, near: NDArray[np.intp]) -> Array:
     """Return high / value of the intervals of a metric, NaN where the profile has none, shape (n,).
 
@@ -198,12 +206,8 @@ def interval_factors(batch: Batch, profile: Profile, metric: str, near: NDArray[
     near : ndarray of int, shape (n,)
         Places in `NEARNESS`.
     """
-    other: Mapping[str, Mapping[str, float]] = profile.quantiles.get(ANY_ENGINE, {})
     engines = [who.engine for who in batch.identities]
-    by = {
-        engine: profile.quantiles.get(engine, other).get(metric, other.get(metric, {}))
-        for engine in set(engines)
-    }
+    by = {engine: widths(profile.quantiles, engine, metric) for engine in set(engines)}
     table = np.array([[by[engine].get(name, np.nan) for name in NEARNESS] for engine in engines])
     result: Array = np.exp(table.reshape(-1, len(NEARNESS))[batch.codes, near])
     return result

@@ -11,6 +11,7 @@ import pytest
 from stores import answer
 
 import perfdb
+from aicalib.calibrate.lineage import version_of
 from aicalib.errors import InvalidValue
 from aicalib.profiles import Profile, all_coefficients, default_profile, priors, uncalibrated
 from aicalib.profiles.coefficients import position
@@ -252,3 +253,17 @@ def test_each_command_has_help(capsys, command):
     assert status == 0
     assert max(map(len, told.splitlines())) <= 100
     assert len(told.splitlines()) > 5
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan")])
+def test_intervals_that_no_fit_gives_are_refused(base, value):
+    document = json.loads(base.to_json())
+    document["quantiles"]["sglang"]["tpot_ms"]["curve"] = value
+    with pytest.raises(InvalidValue, match="quantile of sglang tpot_ms curve"):
+        Profile.from_json(json.dumps(document))
+
+
+def test_a_version_is_of_all_that_a_profile_says(base):
+    other = dataclasses.replace(base, lineage=base.lineage | {"left_out_by_flag": {"near_repeat": 1}})
+    assert version_of(other) != version_of(base)
+    assert version_of(dataclasses.replace(base, name="other", version="x")) == version_of(base)

@@ -21,7 +21,7 @@ from aicalib.calibrate.score import Score, score
 from aicalib.calibrate.validate import FOLDS, LeftOut, answered, left_out
 from aicalib.errors import InvalidValue
 from aicalib.nearness import LEVELED, NEARNESS
-from aicalib.prediction import ANY_ENGINE, predict_batch
+from aicalib.prediction import predict_batch, widths
 from aicalib.profiles.profile import METRICS, Profile, uncalibrated
 from aicalib.served import memory_of
 from aicalib.serving.load import CLOSED, STATIC
@@ -195,7 +195,7 @@ def _nested_bounds(runs: Runs, group: LeftOut, found: list[Imitation]) -> dict[s
         known = quantiles(runs, found, group.fold != number)
         for metric in METRICS:
             for at in np.flatnonzero(group.fold == number):
-                by = known.get(engines[at], known[ANY_ENGINE]).get(metric, {})
+                by = widths(known, engines[at], metric)
                 bounds[metric][at] = by.get(NEARNESS[near[metric][at]], np.nan)
     return bounds
 

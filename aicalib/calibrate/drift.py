@@ -124,7 +124,7 @@ def units(found: Evaluation, profile: Profile) -> tuple[list[str], list[str]]:
     runs = found.runs
     groups = set(zip(*(profile.fitted.get(name, ()) for name in ("engine", "family", "gpu")), strict=True))
     # A profile of coefficients alone knows no group's level.
-    levelled = bool(getattr(profile, "levels", None))
+    levelled = bool(profile.levels)
     kinds, names = [], []
     for group, code in zip(runs.groups, runs.batch.codes, strict=True):
         quant = runs.batch.identities[code].quant

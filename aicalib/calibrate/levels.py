@@ -214,10 +214,10 @@ def levels_of(
     whole = Tree.of(curves) if curves else None
     for metric in LEVELED:
         measured = np.isfinite(logs[metric])
-        if whole is None or not measured.any():
+        if whole is None or not measured.any() or (known is not None and metric not in known):
             continue
         tree = whole.take(measured)
-        given = None if known is None or metric not in known else Variances.of(known[metric])
+        given = None if known is None else Variances.of(known[metric])
         found, variances = shrunk(logs[metric][measured], tree, given)
         deviations[metric] = variances.as_dict()
         counts = [np.bincount(tree.curve, minlength=len(tree.keys[-1]))]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from aicalib.calibrate.levels import curve_keys
 from aicalib.calibrate.runs import Runs
 from aicalib.nearness import LEVELED
 from aicalib.prediction import evidence_keys
-from aicalib.profiles.profile import PHYSICS, Profile
+from aicalib.profiles.profile import Profile
 
 Array = NDArray[np.float64]
 
@@ -78,11 +78,6 @@ def evidence(runs: Runs) -> set[str]:
 
 
 def version_of(profile: Profile) -> str:
-    """Return the hash of what a profile was fitted on and of its values."""
-    content = [
-        PHYSICS,
-        [f"{value:.6g}" for value in profile.values],
-        profile.levels,
-        profile.fitted["run_id"],
-    ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
+    """Return the hash of all that a profile says but its name: two versions alike are alike in every part."""
+    content = replace(profile, name="", version="").to_json()
+    return hashlib.sha256(content.encode()).hexdigest()[:8]

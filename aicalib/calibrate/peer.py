@@ -13,7 +13,6 @@ from aicalib.calibrate.runs import Runs
 from aicalib.calibrate.score import score_groups
 from aicalib.calibrate.validate import LeftOut
 
-PEER = "AIConfigurator 0.12.0"
 SOURCE = "aic-silicon"
 """The source whose rows it was asked."""
 

@@ -32,7 +32,7 @@ def calibrate(
     base: Annotated[
         str | None,
         typer.Option(
-            help="Add the runs to this profile instead of fitting anew: one run is enough. 'default', a file, or a "
+            help="Add the runs to this profile instead of fitting anew, from one run on. 'default', a file, or a "
             "name in the store."
         ),
     ] = None,

@@ -101,6 +101,27 @@ class Profile:
         levels, fitted = _lines(_nested(self.levels)), _lines(self.fitted)
         return f'{head},\n "levels": {{\n{levels}\n }},\n "fitted": {{\n{fitted}\n }}\n}}\n'
 
+    def check(self, origin: str) -> None:
+        """Refuse intervals and levels that are no numbers, which an edit by hand may leave.
+
+        Raises
+        ------
+        InvalidValue
+            If a quantile is negative, or any of them or a level is not finite.
+        """
+        found = {
+            f"quantile of {engine} {metric} {near}": value if value >= 0.0 else np.nan
+            for engine, metrics in self.quantiles.items()
+            for metric, by in metrics.items()
+            for near, value in by.items()
+        }
+        found |= {
+            f"level of {key}": level for levels in self.levels.values() for key, (level, _) in levels.items()
+        }
+        wrong = [name for name, value in found.items() if not np.isfinite(value)]
+        if wrong:
+            raise InvalidValue(f"{origin}: the {wrong[0]} is no number that a fit gives: it was altered")
+
     @staticmethod
     def from_json(text: str, origin: str = "profile") -> Profile:
         """Read a profile.
@@ -126,7 +147,7 @@ class Profile:
                     f"{origin} has other coefficients than this version: calibrate again from the store",
                     ["aicalib calibrate --base default", "the profile 'default'"],
                 )
-            return Profile(
+            read = Profile(
                 name=str(document["name"]),
                 version=str(document["version"]),
                 values=np.array([float(entries[name]["value"]) for name in names]),
@@ -143,6 +164,8 @@ class Profile:
                 levels=_flat(document["levels"]),
                 spreads={metric: dict(each) for metric, each in document["spreads"].items()},
             )
+            read.check(origin)
+            return read
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidValue(f"{origin} is not a profile: {error!r}") from error
 
