@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from aicalib.batch import Batch
 from aicalib.deployment import Identity
 from aicalib.engines.releases import EPOCH, version_key
+from aicalib.errors import InvalidValue
 from aicalib.profiles import profile as profiles
 from aicalib.profiles.profile import DEPTH_MARK, Profile
 from aicalib.recent import Recent
@@ -157,10 +158,22 @@ def nodes_of(profile: Profile) -> Nodes:
 
 
 def fitted_curves(profile: Profile) -> list[str]:
-    """Return the key of the curve of each run that a profile was fitted on."""
+    """Return the key of the curve of each run that a profile was fitted on.
+
+    Raises
+    ------
+    InvalidValue
+        If a run names a curve that the levels do not have.
+    """
     last = len(DEPTHS) - 1
     keys = {key for keys in profile.levels.values() for key in keys if key.count(DEPTH_MARK) == last}
     curves = sorted(keys)
+    unknown = set(profile.fitted.get("curve", ())) - set(range(len(curves)))
+    if unknown:
+        raise InvalidValue(
+            f"profile {profile.label}: a fitted run names curve {unknown.pop()}, its levels have {len(curves)} "
+            "curves: it was altered"
+        )
     return [curves[place] for place in profile.fitted.get("curve", ())]
 
 

@@ -25,8 +25,9 @@ class Recent(Generic[Made]):
     ) -> Made:
         """Return what was made for these objects and values, or make it."""
         key = (*map(id, objects), *values)
-        if key not in self._kept:
-            self._kept[key] = (make(), objects)
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = self._kept[key] = (make(), objects)
             if len(self._kept) > self._most:
                 self._kept.popitem(last=False)
-        return self._kept[key][0]
+        return kept[0]

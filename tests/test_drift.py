@@ -466,3 +466,10 @@ def test_what_is_refused(capsys, tmp_path, arguments, said):
     )
     assert status == 2
     assert said in told
+
+
+def test_a_store_without_complete_runs_says_what_to_do(capsys, tmp_path):
+    perfdb.Store(tmp_path / "empty.duckdb").close()
+    status, _, told = answer(capsys, "drift", "--db", tmp_path / "empty.duckdb")
+    assert status == 2
+    assert "empty.duckdb\nwhat would work: aicalib ingest" in told

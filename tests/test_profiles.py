@@ -263,6 +263,21 @@ def test_intervals_that_no_fit_gives_are_refused(base, value):
         Profile.from_json(json.dumps(document))
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("coefficients", FREE[0], "value"), 1e9, f"{FREE[0]} is 1e"),
+        (("fitted", "curve"), None, "names curve 99999"),
+    ],
+)
+def test_a_file_that_is_predicted_with_is_held_to_the_same(capsys, tmp_path, base, path, value, said):
+    file = tmp_path / "altered.json"
+    file.write_text(altered(base, path, value or [99999] * len(base.fitted["engine"])))
+    status, _, told = answer(capsys, "predict", "--profile", file)
+    assert status == 2
+    assert said in told
+
+
 def test_a_version_is_of_all_that_a_profile_says(base):
     other = dataclasses.replace(base, lineage=base.lineage | {"left_out_by_flag": {"near_repeat": 1}})
     assert version_of(other) != version_of(base)

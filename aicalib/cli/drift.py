@@ -54,8 +54,10 @@ def drift(
         with Store(path, read_only=True, wait_s=wait) as store:
             records, rejected = stored_runs(store), []
     if not records:
-        reasons = "; ".join(each["reason"] for each in rejected[:3])
-        raise InvalidValue(f"no complete run in {', '.join(map(str, files or [path]))}: {reasons}")
+        reasons = "".join(f"; {each['reason']}" for each in rejected[:3])
+        raise InvalidValue(
+            f"no complete run in {', '.join(map(str, files or [path]))}{reasons}", ["aicalib ingest RESULTS"]
+        )
     chosen = find_profile(profile, db, wait)
     found = look(records, chosen)
     store_option = f" --db {quote(str(path))}" if db is not None else ""

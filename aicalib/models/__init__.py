@@ -1,7 +1,7 @@
 """Model architectures: from a catalogue name, a Hugging Face id, or any `config.json`."""
 
 from aicalib.models.architecture import Architecture
-from aicalib.models.catalogue import ListedArchitecture, get_architecture, list_architectures
+from aicalib.models.catalogue import ListedArchitecture, get_architecture, list_architectures, relatives
 from aicalib.models.config import architecture_from_config, load_config
 from aicalib.models.parameters import Parameters, kv_elements_per_token, parameters
 from aicalib.models.stack import ArchitectureArrays, stack
@@ -17,5 +17,6 @@ __all__ = [
     "list_architectures",
     "load_config",
     "parameters",
+    "relatives",
     "stack",
 ]

@@ -81,12 +81,24 @@ def get_architecture(name_or_path: str | Path) -> Architecture:
 def _from_file(path: Path) -> Architecture:
     config = load_config(path)
     folder = path.resolve() if path.is_dir() else path.resolve().parent
-    return architecture_from_config(config, folder.name, source=str(path))
+    # An engine tells a folder from a name on a hub by the folder being there, a run by how it is written.
+    source = str(path) if path.is_absolute() else f"./{path}"
+    return architecture_from_config(config, folder.name, source=source)
 
 
 def list_architectures() -> list[ListedArchitecture]:
     """Return the whole catalogue in its order, with the models that are not covered and why."""
     return [_listed(name) for name in _entries()]
+
+
+def relatives(family: str) -> Iterator[Architecture]:
+    """Yield the models of a family that are covered."""
+    for name, entry in _entries().items():
+        if entry["family"] == family:
+            try:
+                yield _architecture(name)
+            except NotCovered:
+                continue
 
 
 def _listed(name: str) -> ListedArchitecture:

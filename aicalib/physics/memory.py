@@ -35,6 +35,21 @@ CONTEXT_BYTES = 1.0 * GIB
 """What a started process has taken of the reported memory before it loads a model, the driver's part included:
 SGLang logs 78.5 to 78.7 GiB free of 79.65 on H100 and 22.8 to 23.2 of 24.0 on RTX 3090 and 4090."""
 
+CPU_CONTEXT_BYTES = 1.3 * GIB
+"""The same on a CPU: the processes of SGLang before one of them loads a model (0.5.23 with PyTorch 2.13 on x86-64: 0.46
+GiB of its server, 0.43 of its detokenizer and 0.5 of its scheduler that nothing else shares)."""
+
+CPU_WORKER_BYTES = 0.64 * GIB
+"""Resident memory of vLLM's worker on a CPU beside weights and activations, which it takes out of the budget (0.32.0
+with PyTorch 2.13 on x86-64 logs 0.79 GiB in all with a model of 0.12 GiB)."""
+
+VLLM_CPU_SHARE_SINCE = _release(13)
+VLLM_CPU_BUDGET_SINCE = _release(20)
+VLLM_CPU_CONSTANT_BYTES = 4.0 * GIB
+VLLM_CPU_SHARE = 0.5
+"""vLLM's cache on a CPU: 4 GiB; from 0.13 half of the memory; from 0.20 memory x utilization - what the worker holds
+(vllm-project/vllm vllm/platforms/cpu.py of 0.12.0, 0.13.0 and 0.19.0, vllm/v1/worker/cpu_worker.py of 0.20.0)."""
+
 LINK_BYTES_S = 40e9
 """One-way rate above which ranks talk over a link of their own and not over the host's bus."""
 
@@ -125,6 +140,7 @@ class Needs(NamedTuple):
     ranks: Array
     on_vllm: Flags
     on_trtllm: Flags
+    is_cpu: Flags
     version: Array
 
     def take(self, rows: NDArray[np.intp]) -> Needs:
@@ -176,7 +192,7 @@ def largest_concurrency(held: Memory, tokens: Array, max_running: Array) -> Arra
 
 
 def context_bytes(system: System) -> Array:
-    """Return what is in use on a GPU before a model is loaded, shape (d,)."""
+    """Return what is in use on a GPU before a model is loaded, by other programs too, shape (d,)."""
     bus, few, many, amd = COMMUNICATION_BYTES
     linked = system.link_bytes_s > LINK_BYTES_S
     ranks = system.n_gpus
@@ -185,7 +201,7 @@ def context_bytes(system: System) -> Array:
         [0.0, amd, bus, few],
         many,
     )
-    return CONTEXT_BYTES + buffers
+    return np.where(system.is_cpu, CPU_CONTEXT_BYTES, CONTEXT_BYTES + buffers) + system.taken_bytes
 
 
 def needs(system: System, draft_layers: Array | float = 0.0) -> Needs:
@@ -226,13 +242,13 @@ def needs(system: System, draft_layers: Array | float = 0.0) -> Needs:
         memory=system.memory_bytes,
         weights=weight_bytes(system),
         context=context_bytes(system),
-        fixed=fixed,
+        fixed=np.where(system.is_cpu, CPU_WORKER_BYTES, fixed),
         step_token=np.where(unpacked, 0.0, workspaces),
         forward_token=value * (3.0 * dense_width + 4.0 * h) + np.where(unpacked, workspaces, 0.0),
         hidden_token=2.0 * value * h,
         sequence=4.0 * sampler * arch.vocab_size,
         scratch=np.where(recent, 4.0 * SAMPLER_PROGRAMS * arch.vocab_size, 0.0),
-        graphs=GRAPH_BYTES + GRAPH_LAYER_BYTES * arch.num_layers / system.pp,
+        graphs=np.where(system.is_cpu, 0.0, GRAPH_BYTES + GRAPH_LAYER_BYTES * arch.num_layers / system.pp),
         draft_weights=draft_weight_bytes(system, draft),
         draft_cell=draft_cell_bytes(system, draft),
         held=cells(system),
@@ -241,6 +257,7 @@ def needs(system: System, draft_layers: Array | float = 0.0) -> Needs:
         ranks=system.dp,
         on_vllm=system.on_vllm,
         on_trtllm=system.on_trtllm,
+        is_cpu=system.is_cpu,
         version=system.version,
     )
 
@@ -285,6 +302,25 @@ def vllm_pool_bytes(
     `graph_bytes` are those that the version takes out of the budget.
     """
     return total_bytes * memory_fraction - weights_bytes - activation_bytes - fixed_bytes - graph_bytes
+
+
+def vllm_cpu_pool_bytes(budget_bytes: Array, total_bytes: Array, version: Array) -> Array:
+    """Return what vLLM gives to the KV pool on a CPU, by version.
+
+    Parameters
+    ----------
+    budget_bytes : ndarray
+        Memory x utilization less what the worker holds.
+    total_bytes : ndarray
+        Memory of the processor.
+    version : ndarray
+        Number that orders versions.
+    """
+    return np.select(
+        [version < VLLM_CPU_SHARE_SINCE, version < VLLM_CPU_BUDGET_SINCE],
+        [np.full_like(total_bytes, VLLM_CPU_CONSTANT_BYTES), VLLM_CPU_SHARE * total_bytes],
+        budget_bytes,
+    )
 
 
 def counted_graph_bytes(need: Needs, graph_bytes: Array) -> Array:
@@ -371,24 +407,22 @@ def memory_of(
     -----
     SGLang: pool = free before loading x fraction - weights, states of linear layers out of it in the ratio
     0.9 : 1. vLLM: pool = total x utilization - weights - activation peak - fixed, since 0.21 - graphs. TensorRT-LLM:
-    pool = (free before loading - weights - activation peak) x fraction.
+    pool = (free before loading - weights - activation peak) x fraction. SGLang's rule on a CPU is the same, over what
+    is free of its memory; vLLM's is `vllm_cpu_pool_bytes`.
     """
     sampled = np.where(need.on_vllm, max_running, np.minimum(max_running, graph_max_batch))
     activation = activation_bytes(need, chunk_tokens, sampled)
     graphs = need.graphs * np.minimum(graph_max_batch / GRAPH_BATCH, 1.0)
     loaded = need.weights + need.draft_weights
     on_vllm = need.on_vllm
+    seen = need.memory - np.where(need.is_cpu, 0.0, DRIVER_BYTES)
+    counted = counted_graph_bytes(need, graphs)
+    vllm_pool = vllm_pool_bytes(seen, memory_fraction, loaded, activation, need.fixed, counted)
+    if need.is_cpu.any():
+        on_cpu = vllm_cpu_pool_bytes(vllm_pool, seen, need.version)
+        vllm_pool = np.where(need.is_cpu, on_cpu, vllm_pool)
     pool = np.where(
-        on_vllm,
-        vllm_pool_bytes(
-            need.memory - DRIVER_BYTES,
-            memory_fraction,
-            loaded,
-            activation,
-            need.fixed,
-            counted_graph_bytes(need, graphs),
-        ),
-        sglang_pool_bytes(need.memory - need.context, memory_fraction, loaded),
+        on_vllm, vllm_pool, sglang_pool_bytes(need.memory - need.context, memory_fraction, loaded)
     )
     if need.on_trtllm.any():
         left = trtllm_pool_bytes(need.memory - need.context, memory_fraction, loaded, activation)

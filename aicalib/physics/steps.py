@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.physics.calls import Call, parts, seconds, split
+from aicalib.physics.calls import Call, parts, split
 from aicalib.physics.experts import expert_calls
 from aicalib.physics.kernels.plain import PLAIN
 from aicalib.physics.links import hidden_state_calls, logits_calls
@@ -86,7 +86,7 @@ class Operator(NamedTuple):
         In the engine.
     flops, bytes_ : ndarray
         What it computes and moves, over memory or a link.
-    bound : str
+    bounds : ndarray of str
         "compute", "memory", "link" or "latency", where time does not follow from the datasheet.
     sizes : mapping of str to ndarray
         Of one call.
@@ -99,7 +99,7 @@ class Operator(NamedTuple):
     time_s: Array
     flops: Array
     bytes_: Array
-    bound: str
+    bounds: NDArray[np.str_]
     sizes: dict[str, Array]
     math: str = ""
     surface: str = ""
@@ -111,28 +111,22 @@ LATENCY_BOUND = 0.5
 
 
 def _operator(call: Call, c: Coefficients, exposed: float = 1.0) -> Operator:
-    """Return a call as a row for people, with the share of its time beyond the roofline that nothing hides.
-
-    `bound` is that of the first deployment.
-    """
+    """Return a call as a row for people, with the share of its time beyond the roofline that nothing hides."""
     roof_s, beyond_s = split(call)
     time_s = (roof_s + beyond_s * getattr(c, call.scale) * exposed) * c.device_slowdown
     found = parts(call)
-    first = [float(np.ravel(each)[0]) for each in (seconds(call), found.compute_s, found.moved_s)]
-    if max(first[1:]) < LATENCY_BOUND * first[0]:
-        bound = "latency"
-    elif first[1] > first[2]:
-        bound = "compute"
-    else:
-        bound = "link" if call.scale == "links" else "memory"
+    explained = np.maximum(found.compute_s, found.moved_s) >= LATENCY_BOUND * (roof_s + beyond_s)
+    moved = "link" if call.scale == "links" else "memory"
+    limit = np.where(found.compute_s > found.moved_s, "compute", moved)
+    bounds = np.where(explained, limit, "latency")
     sizes = {name: np.asarray(value) for name, value in call.shape.items()}
     work = found.flops, found.bytes_
-    return Operator(call.name, call.count, time_s, *work, bound, sizes, call.math, call.surface, call.scale)
+    return Operator(call.name, call.count, time_s, *work, bounds, sizes, call.math, call.surface, call.scale)
 
 
 def _fixed(name: str, calls: Array, time_s: Array) -> Operator:
     zero = np.zeros_like(time_s)
-    return Operator(name, calls, time_s, zero, zero, "latency", {})
+    return Operator(name, calls, time_s, zero, zero, np.full(zero.shape, "latency"), {})
 
 
 def layers_s(system: System, c: Coefficients) -> Array:

@@ -49,15 +49,16 @@ class System:
         Index into `FORMAT_CLASSES`.
     kv_class, attention_class : ndarray of int, shape (d,)
         Index into `KV_CLASSES`.
-    bandwidth_bytes_s, link_bytes_s, memory_bytes : ndarray, shape (d,)
-        Of one GPU; the link is the one-way rate that an all-reduce of this width uses.
+    bandwidth_bytes_s, link_bytes_s, memory_bytes, taken_bytes : ndarray, shape (d,)
+        Of one GPU; the link is the one-way rate that an all-reduce of this width uses, and `taken_bytes` what other
+        programs hold of the memory.
     surfaces : mapping of str to ndarray of int, shape (d,)
         Which fitted surface answers for each kernel, by the names of `aicalib.identify.SURFACES`.
     masks_window : ndarray, shape (d,)
         1 where the attention kernel of a prefill computes what lies outside of a window, and masks it.
     expert_tile : ndarray, shape (d,)
         Multiple to which the expert kernel pads widths.
-    is_amd : ndarray of bool, shape (d,)
+    is_amd, is_cpu : ndarray of bool, shape (d,)
     tp, dp, ep, pp : ndarray, shape (d,)
         Widths as the engine's flags give them: `tp` is the width of one instance including its
         attention-data-parallel ranks `dp`; `ep` splits whole experts over the `tp` ranks.
@@ -95,10 +96,12 @@ class System:
     bandwidth_bytes_s: Array
     link_bytes_s: Array
     memory_bytes: Array
+    taken_bytes: Array
     surfaces: Mapping[str, Codes]
     masks_window: Array
     expert_tile: Array
     is_amd: NDArray[np.bool_]
+    is_cpu: NDArray[np.bool_]
     tp: Array
     dp: Array
     ep: Array
@@ -283,10 +286,18 @@ def spread_over(system: System, values: Array) -> Coefficients:
 
     decode = aged * by_engine("layer")
     prefill = aged * by_engine("prefill_launch")
+
+    def of_device(name: str) -> Array:
+        return np.select([system.is_amd, system.is_cpu], [one(f"amd_{name}"), one(f"cpu_{name}")], 1.0)
+
+    on_sglang = system.engine == ENGINES.index("sglang")
+    request_by_request = np.where(system.is_cpu & on_sglang, one("cpu_attention"), 1.0)
     return Coefficients(
         gemm=family("gemm", FORMAT_CLASSES, system.gemm_class) * stood_in("gemm"),
         experts=family("experts", FORMAT_CLASSES, system.expert_class) * stood_in("experts"),
-        decode_mixers=family("decode_attention", KV_CLASSES, system.kv_class) * stood_in("decode_attention"),
+        decode_mixers=family("decode_attention", KV_CLASSES, system.kv_class)
+        * stood_in("decode_attention")
+        * request_by_request,
         prefill_mixers=family("prefill_attention", KV_CLASSES, system.attention_class)
         * stood_in("prefill_attention"),
         quantize=one("quantize"),
@@ -308,6 +319,6 @@ def spread_over(system: System, values: Array) -> Coefficients:
         poll_wait=one("poll_wait"),
         steps_ahead=one("steps_ahead"),
         cold_s=one("cold_time") * by_engine("cold"),
-        device_slowdown=np.where(system.is_amd, one("amd_time"), 1.0),
-        fixed_slowdown=np.where(system.is_amd, one("amd_fixed_time"), 1.0),
+        device_slowdown=of_device("time"),
+        fixed_slowdown=of_device("fixed_time"),
     )

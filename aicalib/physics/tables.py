@@ -19,6 +19,7 @@ from aicalib.physics.calls import Call, seconds, split
 from aicalib.physics.experts import expert_calls
 from aicalib.physics.links import hidden_state_calls
 from aicalib.physics.mixers import decode_mixer_calls, prefill_mixer_calls
+from aicalib.physics.shared import OF_EXPERTS, OF_MIXERS, OF_NO_KERNEL, OF_WEIGHTS, is_mixer, once
 from aicalib.physics.system import Coefficients, System
 
 Array = NDArray[np.float64]
@@ -104,28 +105,50 @@ def tabulate_kernels(system: System) -> KernelTables:
     More tokens, a larger batch or a longer context never take less time: where a fitted surface dips, the
     greater time before it holds.
     """
-    one, at, n = system.column(), TOKENS.knots[None, :], system.tp.size
-    shared = steps.shared_calls(one, at)
+    tokens = TOKENS.knots[None, :]
+    dense, of_dense = once(
+        system,
+        (*OF_MIXERS, *OF_EXPERTS, *OF_NO_KERNEL),
+        lambda name: not is_mixer(name) and name != "moe",
+    )
+    experts, of_experts = once(
+        system, (*OF_MIXERS, *OF_WEIGHTS, *OF_NO_KERNEL, "dp"), lambda name: name == "moe"
+    )
+    # Modules of sparse attention hold products of dense weights.
+    weights = () if np.any(system.arch.sparse_layers) else OF_WEIGHTS
+    mixers, of_mixers = once(system, (*weights, *OF_EXPERTS, *OF_NO_KERNEL), is_mixer)
+    one, several, mixed = dense.column(), experts.column(), mixers.column()
+    shared = steps.shared_calls(one, tokens)
     groups = {
-        "local_decode": steps.local_calls(one, at, "decode"),
-        "local_prefill": steps.local_calls(one, at, "prefill"),
-        "rows": [call for call in shared if not steps.beside_experts(call)],
-        "beside": [call for call in shared if steps.beside_experts(call)],
-        "experts": expert_calls(one, at),
-        "head": steps.head_calls(one, at),
-        "graph": hidden_state_calls(one, at, graph=True),
-        "eager": hidden_state_calls(one, at, graph=False),
+        "local_decode": (steps.local_calls(one, tokens, "decode"), of_dense),
+        "local_prefill": (steps.local_calls(one, tokens, "prefill"), of_dense),
+        "rows": ([call for call in shared if not steps.beside_experts(call)], of_dense),
+        "beside": ([call for call in shared if steps.beside_experts(call)], of_dense),
+        "experts": (expert_calls(several, tokens), of_experts),
+        "head": (steps.head_calls(one, tokens), of_dense),
+        "graph": (hidden_state_calls(one, tokens, graph=True), of_dense),
+        "eager": (hidden_state_calls(one, tokens, graph=False), of_dense),
     }
     by_tokens: dict[tuple[str, str], Array] = {}
-    for group, calls in groups.items():
+    for group, (calls, place) in groups.items():
+        sums: dict[str, Array] = {}
         for call in calls:
             for scale, time_s in zip((ROOF, call.scale), split(call), strict=True):
-                key = group, scale
-                by_tokens[key] = by_tokens.get(key, np.zeros((n, at.size))) + time_s
+                sums[scale] = sums.get(scale, np.zeros((1, tokens.size))) + time_s
+        for scale, times in sums.items():
+            rising = np.maximum.accumulate(times, axis=1)
+            by_tokens[group, scale] = (
+                rising[place] if rising.shape[0] > 1 else np.repeat(rising, place.size, axis=0)
+            )
+    n = mixers.tp.size
     return KernelTables(
-        {key: np.maximum.accumulate(times, axis=1) for key, times in by_tokens.items()},
-        _plane(lambda batch, context: decode_mixer_calls(one, batch, context), BATCH, CONTEXT, n),
-        _plane(lambda prompts, length: prefill_mixer_calls(one, prompts, length), PROMPTS, LENGTH, n),
+        by_tokens,
+        _plane(lambda batch, context: decode_mixer_calls(mixed, batch, context), BATCH, CONTEXT, n)[
+            of_mixers
+        ],
+        _plane(lambda prompts, length: prefill_mixer_calls(mixed, prompts, length), PROMPTS, LENGTH, n)[
+            of_mixers
+        ],
     )
 
 

@@ -6,19 +6,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from aicalib.errors import InvalidValue
-from aicalib.profiles.coefficients import all_coefficients
 from aicalib.profiles.profile import Profile
 
 SHIPPED = ("default", "priors")
 """Names that always mean what is shipped."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-BOUND_SLACK = 1e-4
-"""Relative distance past a bound that rounding explains."""
 
 
 def check_name(name: str) -> None:
@@ -62,20 +56,4 @@ def read_profile(path: Path, name: str | None = None) -> Profile:
         raise InvalidValue(
             f"{path}: a version has letters, digits, '.', '_' and '-' only, not '{profile.version}'"
         )
-    for each, value, deviation in zip(
-        all_coefficients(), profile.values.tolist(), profile.deviations.tolist(), strict=True
-    ):
-        if not each.low * (1 - BOUND_SLACK) <= value <= each.high * (1 + BOUND_SLACK):
-            raise InvalidValue(
-                f"{path}: {each.name} is {value:g} {each.unit}, outside {each.low:g} to {each.high:g}: it was "
-                "altered, or fitted under other bounds; calibrate again",
-                ["aicalib calibrate"],
-            )
-        if not (np.isfinite(deviation) and deviation >= 0.0):
-            raise InvalidValue(
-                f"{path}: the deviation of {each.name} is {deviation:g}, not a number from 0 on"
-            )
-    lengths = {column: len(values) for column, values in profile.fitted.items()}
-    if len(set(lengths.values())) > 1:
-        raise InvalidValue(f"{path}: the columns of its fitted runs differ in length: {lengths}")
     return profile

@@ -31,6 +31,9 @@ METRICS = ("ttft_ms", "tpot_ms", "e2e_ms", "output_tok_s")
 Levels = Mapping[str, Mapping[str, tuple[float, int]]]
 """Metric -> key of a place -> (logarithm of the factor on the prediction, number of runs behind it)."""
 
+BOUND_SLACK = 1e-4
+"""Relative distance past a coefficient's bound that rounding explains."""
+
 DEPTH_MARK = " / "
 """Separates the parts of a key: a place, and the wider ones that it lies in before it."""
 
@@ -102,13 +105,27 @@ class Profile:
         return f'{head},\n "levels": {{\n{levels}\n }},\n "fitted": {{\n{fitted}\n }}\n}}\n'
 
     def check(self, origin: str) -> None:
-        """Refuse intervals and levels that are no numbers, which an edit by hand may leave.
+        """Refuse figures that no fit gives, which an edit by hand may leave.
 
         Raises
         ------
         InvalidValue
-            If a quantile is negative, or any of them or a level is not finite.
+            If a coefficient is out of its bounds, a deviation or quantile is negative, any of them or a level is not
+            finite, or the columns of fitted runs do not belong together.
         """
+        for each, value, deviation in zip(
+            all_coefficients(), self.values.tolist(), self.deviations.tolist(), strict=True
+        ):
+            if not each.low * (1 - BOUND_SLACK) <= value <= each.high * (1 + BOUND_SLACK):
+                raise InvalidValue(
+                    f"{origin}: {each.name} is {value:g} {each.unit}, outside {each.low:g} to {each.high:g}: it was "
+                    "altered, or fitted under other bounds; calibrate again",
+                    ["aicalib calibrate"],
+                )
+            if not 0.0 <= deviation < np.inf:
+                raise InvalidValue(
+                    f"{origin}: the deviation of {each.name} is {deviation:g}, not a number from 0 on"
+                )
         found = {
             f"quantile of {engine} {metric} {near}": value if value >= 0.0 else np.nan
             for engine, metrics in self.quantiles.items()
@@ -121,6 +138,9 @@ class Profile:
         wrong = [name for name, value in found.items() if not np.isfinite(value)]
         if wrong:
             raise InvalidValue(f"{origin}: the {wrong[0]} is no number that a fit gives: it was altered")
+        lengths = {column: len(values) for column, values in self.fitted.items()}
+        if len(set(lengths.values())) > 1:
+            raise InvalidValue(f"{origin}: the columns of its fitted runs differ in length: {lengths}")
 
     @staticmethod
     def from_json(text: str, origin: str = "profile") -> Profile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import inf
 from typing import Final
 
@@ -38,6 +39,7 @@ def variants(mode: WeightMode) -> list[str]:
     return [name for name in format_tables().weights[_field(mode), mode.name] if name is not None]
 
 
+@lru_cache(maxsize=4096)
 def weight_format(mode: WeightMode, variant: str | None = None) -> WeightFormat:
     """Look up how a mode stores and computes its weights.
 
@@ -66,6 +68,7 @@ def weight_format(mode: WeightMode, variant: str | None = None) -> WeightFormat:
     raise UnknownName(f"variant of {mode.name}", variant, variants(mode))
 
 
+@lru_cache(maxsize=4096)
 def storage_bits(mode: StorageMode, variant: str | None = None, *, row_elements: float = inf) -> float:
     """Return what one weight, or one value of the KV cache, takes with its scales and zero points.
 
@@ -98,6 +101,7 @@ def storage_bits(mode: StorageMode, variant: str | None = None, *, row_elements:
     return weight_format(mode, variant).storage.bits(row_elements)
 
 
+@lru_cache(maxsize=4096)
 def compute_path(mode: ComputeMode, vendor: str, capability: str, variant: str | None = None) -> str:
     """Return the number format that an accelerator multiplies in.
 
