@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from aicalib.checks import Widths, wrong_widths
 from aicalib.deployment import Disaggregation, Drafter, Identity
 from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName, fold
-from aicalib.identify import identify, numbers_of
+from aicalib.identify import gpus_together, identify
 from aicalib.physics.system import System
 from aicalib.serving.load import BURST, STATIC, Load
 from aicalib.serving.speculation import METHODS
@@ -377,7 +377,7 @@ def _separation(asked: Asked, build: Build, refuse: Refuse) -> Separation | None
     chosen |= {name: np.nan_to_num(filled[f"prefill_{name}"][places], nan=1.0) for name in ("tp", "dp", "ep")}
     chosen["pp"] = np.ones(places.size)
     part, widths = build(asked.identities, asked.codes[places], chosen)
-    together = np.array([numbers_of(part.identities[code])["gpus_together"] for code in part.who])
+    together = np.array([gpus_together(part.identities[code].accelerator) for code in part.who])
     _refuse_widths(part, widths, places, refuse, together)
     return Separation(
         separate=separate,

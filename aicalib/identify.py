@@ -53,8 +53,16 @@ SURFACE = "surface "
 OTHER_WIDTH = 0.5
 """Relative difference in bits from which on a variant is another width, not another group size."""
 
+NARROWEST_TIMED_BITS = 8.0
+"""Bits of the narrowest cache for which attention kernels were timed."""
+
 FP8_ATTENTION = ("9.0", "10.0", "10.3")
 """Compute capabilities whose default attention kernels (FA3, TRT-LLM) multiply in FP8 on an FP8 cache."""
+
+
+def gpus_together(accelerator: Accelerator) -> int:
+    """Return how many devices one instance spans at most: those of a node or a link domain, up to the widest tp."""
+    return min(max(accelerator.gpus_per_node, accelerator.link_gpus), WIDTHS[-1])
 
 
 def _sixteen_bit(accelerator: Accelerator) -> str:
@@ -262,7 +270,15 @@ def _kernel_origin(identity: Identity) -> str:
     used = ["gemm", *(f"{name}_decode" for name, layers in kinds.items() if layers)]
     used += ["moe"] if arch.moe_layers else []
     found = surface_codes(identity)
-    return max((found[name][1] for name in used), key=KERNEL_ORIGINS.index)
+    origins = [found[name][1] for name in used]
+    if untimed_cache(identity):
+        origins.append("extrapolated")
+    return max(origins, key=KERNEL_ORIGINS.index)
+
+
+def untimed_cache(identity: Identity) -> bool:
+    """Return whether the cache is narrower than any that was timed: the kernels of an 8-bit one stand in."""
+    return storage_bits(identity.quant.kvcache) < NARROWEST_TIMED_BITS
 
 
 WINDOW = "/window"
@@ -318,14 +334,16 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         "wide_peak_flops_s": gpu.peak_flops[gpu.wide_format],
         "bandwidth_bytes_s": gpu.bandwidth_bytes_s,
         "memory_bytes": gpu.memory_bytes,
+        "taken_bytes": gpu.taken_bytes,
         "link_bytes_s": np.nan if gpu.link_bytes_s is None else gpu.link_bytes_s,
         "pcie_bytes_s": np.nan if gpu.pcie_bytes_s is None else gpu.pcie_bytes_s,
         "link_gpus": gpu.link_gpus,
         **{SURFACE + name: code for name, (code, _) in surface_codes(identity).items()},
         "is_amd": gpu.vendor == "AMD",
+        "is_cpu": gpu.is_cpu,
         "is_a100": gpu.name.startswith("a100"),
         "engine": ENGINES.index(identity.engine),
         "engine_month": identity.engine_month,
         "version": defaults.version_number(identity.engine_version),
-        "gpus_together": min(max(gpu.gpus_per_node, gpu.link_gpus), WIDTHS[-1]),
+        "gpus_together": gpus_together(gpu),
     }

@@ -153,6 +153,21 @@ def resolve_in_blocks(options: Mapping[str, Any], rows: int, block: int) -> Iter
         yield chosen, _resolve_numbers({name: values[chosen] for name, values in numeric.items()}, part)
 
 
+def resolve_known(identities: list[Identity], codes: Codes, options: Mapping[str, Any]) -> Batch:
+    """Resolve rows whose names were looked up before.
+
+    Parameters
+    ----------
+    identities : list of Identity
+    codes : ndarray of int, shape (n,)
+        For each row its place in `identities`.
+    options : mapping of str to sequence
+        Columns as for `resolve`, but for the names.
+    """
+    check_options(options)
+    return _resolve_numbers(options, _Names.of(identities, codes, {}))
+
+
 def ask(deployment: Deployment, workload: Workload, **changed: Any) -> Batch:
     """Return a deployment and a workload as a batch of one.
 
@@ -343,7 +358,8 @@ def _system(names: _Names, who: Codes, widths: Widths, month: Array) -> System:
     plain = (
         "gemm_bits", "expert_bits", "kv_bits", "table_bits", "gemm_peak_flops_s", "expert_peak_flops_s",
         "attention_peak_flops_s", "wide_peak_flops_s", "bandwidth_bytes_s", "memory_bytes",
-        "version", "masks_window", "expert_tile", "latent_bits", "hidden_pad", "width_pad", "window_ratio",
+        "taken_bytes", "version", "masks_window", "expert_tile", "latent_bits", "hidden_pad", "width_pad",
+        "window_ratio",
     )  # fmt: skip
     numbers: dict[str, Any] = {name: sized[name] for name in plain}
     numbers |= {name: sized[name].astype(np.intp) for name in classes}
@@ -353,6 +369,7 @@ def _system(names: _Names, who: Codes, widths: Widths, month: Array) -> System:
         link_bytes_s=np.where(fabric, sized["link_bytes_s"], sized["pcie_bytes_s"]),
         surfaces=surfaces,
         is_amd=sized["is_amd"] > 0,
+        is_cpu=sized["is_cpu"] > 0,
         one_pool=sized["one_pool"] > 0,
         has_encoder=sized["has_encoder"] > 0,
         tp=tp,
@@ -381,12 +398,13 @@ def _settings(system: System, at: Codes, is_a100: NDArray[np.bool_], numbers: di
     )
 
     def sglang() -> Settings:
-        return defaults.sglang(asked, *where, *widths, (arch.mla_layers > 0)[at], system.has_encoder[at])
+        latent = (arch.mla_layers > 0)[at]
+        return defaults.sglang(asked, *where, *widths, latent, system.has_encoder[at], system.is_cpu[at])
 
     def vllm() -> Settings:
         longest = numbers["context_len"]
         context = np.where(np.isnan(longest), arch.max_position[at], longest)
-        return defaults.vllm(asked, *where, is_a100, context)
+        return defaults.vllm(asked, *where, is_a100, context, system.is_cpu[at], system.tp[at])
 
     fill, engine = (sglang, vllm, lambda: defaults.trtllm(asked)), system.engine[at]
     there = np.flatnonzero(np.bincount(engine, minlength=len(fill)))

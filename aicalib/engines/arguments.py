@@ -207,8 +207,12 @@ def fill_in(found: Understood, pairs: Iterable[tuple[str, str | None]], strict: 
     """Turn flags into options; where it is strict, refuse what is not predicted."""
     meanings = meanings_of(found.engine, found.engine_version)
     special: dict[str, str | None] = {}
+    pairs = list(pairs)
+    graphless = {name for name, value in pairs if value == "disabled"} >= set(GRAPH_PHASES)
     for name, value in pairs:
-        if name in meanings:
+        if graphless and name in GRAPH_PHASES:
+            special["--disable-cuda-graph"] = None
+        elif name in meanings:
             option, kind = meanings[name]
             found.options[option] = True if kind == "switch" or value is None else number(value)
         elif name in SPECIAL or name in SELF:
@@ -224,6 +228,9 @@ def fill_in(found: Understood, pairs: Iterable[tuple[str, str | None]], strict: 
             )
     _special(found, special)
 
+
+GRAPH_PHASES = ("--cuda-graph-backend-decode", "--cuda-graph-backend-prefill")
+"""Flags that say together what `--disable-cuda-graph` says, both "disabled"; of one alone nothing is predicted."""
 
 SPECIAL = (
     "--dtype", "--quantization", "--quantization-config", "--kv-cache-dtype", "--dp-size", "--enable-dp-attention",

@@ -63,7 +63,7 @@ def prefill_buckets(chunk_tokens: Array) -> Array:
 
 def sglang(
     settings: Settings, version: Array, memory_bytes: Array, tp: Array, dp: Array, pp: Array,
-    latent: NDArray[np.bool_], encoder: NDArray[np.bool_],
+    latent: NDArray[np.bool_], encoder: NDArray[np.bool_], is_cpu: NDArray[np.bool_],
 ) -> Settings:  # fmt: skip
     """Fill in what SGLang takes by itself.
 
@@ -79,6 +79,8 @@ def sglang(
         Widths; `dp` is the attention-data-parallel degree.
     latent, encoder : ndarray of bool, shape (n,)
         The model has latent attention; it has an encoder of images or sound.
+    is_cpu : ndarray of bool, shape (n,)
+        It runs on a CPU, without graphs: `launch` switches them off there.
 
     Notes
     -----
@@ -105,7 +107,7 @@ def sglang(
     early_graph = np.where(mib < 25000, np.where(wide, 80.0, 8.0), 160.0)
     graph = np.where(~_at_least(version, "0.5.2"), early_graph, graph)
     max_running = _given(settings.max_running, np.full_like(mib, 2048.0))
-    graph_max_batch = _given(settings.graph_max_batch, np.minimum(graph, max_running))
+    graph_max_batch = _given(settings.graph_max_batch, np.where(is_cpu, 0.0, np.minimum(graph, max_running)))
 
     reserved = 512.0 + 1.5 * np.maximum(chunk_tokens, 2048.0) + tp * pp / 8.0 * 1024.0 + 2.0 * graph_max_batch
     reserved = reserved + np.where(
@@ -118,7 +120,7 @@ def sglang(
         np.where(_at_least(version, "0.5.21"), LATENT_PREFILL_GRAPH_MIB, 0.0),
         PREFILL_BUCKET_MIB * prefill_buckets(chunk_tokens),
     )
-    reserved = reserved + np.where(_at_least(version, "0.5.10"), graphs, 0.0)
+    reserved = reserved + np.where(_at_least(version, "0.5.10") & ~is_cpu, graphs, 0.0)
     recent = (mib - np.where(mib > 60 * 1024, np.maximum(reserved, 10240.0), reserved)) / mib
     n = tp * pp
     by_size = np.select(
@@ -143,8 +145,9 @@ def sglang(
 
 
 def vllm(
-    settings: Settings, version: Array, memory_bytes: Array, is_a100: NDArray[np.bool_], context_tokens: Array
-) -> Settings:
+    settings: Settings, version: Array, memory_bytes: Array, is_a100: NDArray[np.bool_], context_tokens: Array,
+    is_cpu: NDArray[np.bool_], tp: Array,
+) -> Settings:  # fmt: skip
     """Fill in what `vllm serve` takes by itself.
 
     Parameters
@@ -155,26 +158,34 @@ def vllm(
         The A100 takes the small steps of smaller GPUs.
     context_tokens : ndarray, shape (n,)
         The longest context that is served; 0 where it is not known.
+    is_cpu : ndarray of bool, shape (n,)
+        It runs on a CPU.
+    tp : ndarray, shape (n,)
+        Tensor-parallel width.
 
     Notes
     -----
     Tokens per step and running requests by memory: from 160 GiB 16384 and 1024, from 70 GiB 8192 and 1024
     (not on an A100), else 2048 and 256. Before 0.8 a step holds a whole prompt, so that it takes the longest context,
     or 512 tokens where that is above 32768, and 256 requests. Memory utilization 0.92 from 0.33 on, before 0.9.
-    Graphs up to 512. The scheduler looks for requests at every step; the interval is a flag of SGLang alone.
+    Graphs up to 512. On a CPU 2048 tokens and 128 requests (32 before 0.10) a rank, and no graphs.
+    The scheduler looks for requests at every step; the interval is a flag of SGLang alone.
     """
     gib = memory_bytes / 2.0**30
     whole_prompts = ~_at_least(version, "0.8.0")
     large = (gib >= 70) & ~is_a100 & ~whole_prompts
     chunk = np.select([(gib >= 160) & ~whole_prompts, large], [16384.0, 8192.0], 2048.0)
     prompt = np.where(context_tokens > 32768, 512.0, np.maximum(context_tokens, 2048.0))
-    chunk = np.where(whole_prompts, prompt, chunk)
-    max_running = _given(settings.max_running, np.where(large, 1024.0, 256.0))
+    chunk = np.where(is_cpu, 2048.0 * tp, np.where(whole_prompts, prompt, chunk))
+    on_cpu = np.where(_at_least(version, "0.10.0"), 128.0 * tp, 32.0)
+    max_running = _given(settings.max_running, np.where(is_cpu, on_cpu, np.where(large, 1024.0, 256.0)))
     return Settings(
         memory_fraction=_given(settings.memory_fraction, np.where(_at_least(version, "0.33.0"), 0.92, 0.9)),
         chunk_tokens=_given(settings.chunk_tokens, chunk),
         max_running=max_running,
-        graph_max_batch=_given(settings.graph_max_batch, np.minimum(512.0, max_running)),
+        graph_max_batch=_given(
+            settings.graph_max_batch, np.where(is_cpu, 0.0, np.minimum(512.0, max_running))
+        ),
         poll_interval=np.ones_like(gib),
     )
 

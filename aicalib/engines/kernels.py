@@ -19,6 +19,7 @@ from aicalib.engines.defaults import version_number
 from aicalib.engines.versions import VersionRange
 from aicalib.errors import NotCovered, UnknownName
 from aicalib.hardware import Accelerator
+from aicalib.hardware.accelerator import CPU
 from aicalib.models import Architecture
 from aicalib.physics.kernels.attention import EIGHT_BIT_MATH, MASKING_PREFILL
 from aicalib.physics.system import ENGINES
@@ -75,6 +76,7 @@ VENDORS = {
     "Kunlunxin": "kunlun",
     "Intel": "gaudi",
     "Google": "tpu",
+    CPU: "cpu",
 }
 """Vendors with one word for all of their accelerators."""
 

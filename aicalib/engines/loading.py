@@ -7,6 +7,7 @@ All of it is read from the tables: `formats.csv` for weights, its rows "plain" f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NoReturn, cast
 
 from aicalib.engines.flags import flags, parser_version
@@ -166,22 +167,23 @@ def loads(
     return found
 
 
-def of_format(engine: str, version: str, field: Field, mode: ParsedMode[QuantMode]) -> list[Method]:
+@lru_cache(maxsize=4096)
+def of_format(engine: str, version: str, field: Field, mode: ParsedMode[QuantMode]) -> tuple[Method, ...]:
     """Return the rows of a version that are about a format, wherever they hold."""
     stored = stored_as(field, mode)
     name = mode.mode.name
-    return [
+    return tuple(
         row
         for row in offered(engine, version)
         if row.format != "*"
         and (is_of(stored, row.format, row.field, field) or is_of(mode, row.format, row.field, field))
         and (name not in KERNELS or row.name == name)
-    ]
+    )
 
 
 def _refuse(
     engine: str, version: str, accelerator: Accelerator | None, field: Field, mode: ParsedMode[QuantMode],
-    rows: list[Method],
+    rows: Sequence[Method],
 ) -> NoReturn:  # fmt: skip
     layouts = [
         row.format.replace("=", ":")

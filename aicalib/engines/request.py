@@ -132,6 +132,11 @@ class Request:
         return replace(self, **new)
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether the engine runs on the processor itself."""
+        return self.accelerator is not None and self.accelerator.is_cpu
+
+    @property
     def has_experts(self) -> bool | None:
         """Whether the model has experts; None where no model was given."""
         return None if self.architecture is None else self.architecture.moe_layers > 0
@@ -286,7 +291,8 @@ def request_of_deployment(deployment: Deployment) -> Request:
         "mem_fraction": round(deployment.memory_fraction, 3),
         "chunked_prefill_size": deployment.chunk_tokens,
         "max_running_requests": deployment.max_running,
-        "cuda_graph_max_bs": deployment.graph_max_batch,
+        # A CPU runs without graphs whatever it is told; to vLLM the word for that would switch off compiling too.
+        "cuda_graph_max_bs": None if who.accelerator.is_cpu else deployment.graph_max_batch,
         **{name: value for name, value in deployment.options().items() if value is not None},
     }
     if deployment.poll_interval != 1:

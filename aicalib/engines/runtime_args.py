@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from aicalib.engines.arguments import Understood, understand
 from aicalib.engines.flags import find_flag
-from aicalib.engines.launch import launch
+from aicalib.engines.launch import Launch, launch
 from aicalib.engines.releases import newest_version
 from aicalib.engines.request import request_of
 from aicalib.errors import InvalidValue, UnknownName, fold
@@ -26,14 +28,20 @@ class RuntimeArgs(dict[str, str]):
         TensorRT-LLM's YAML.
     """
 
-    def __init__(self, flags: Mapping[str, str], notes: tuple[str, ...], files: Mapping[str, str]) -> None:
+    def __init__(self, flags: Mapping[str, str], notes: tuple[str, ...], made: Launch) -> None:
         super().__init__(flags)
         self.notes = notes
-        self.files = dict(files)
+        self.files = dict(made.files)
+        self._made = made
 
     def argv(self) -> list[str]:
         """Return flag and value as separate items."""
         return [word for flag, value in self.items() for word in ((flag, value) if value else (flag,))]
+
+    def launch(self) -> Launch:
+        """Return what starts the engine with them: its program, and the environment that the formats ask for."""
+        program = takewhile(lambda word: not word.startswith("--"), self._made.argv)
+        return replace(self._made, argv=(*program, *self.argv()), notes=self.notes)
 
 
 def get_runtime_args(
@@ -110,7 +118,7 @@ def get_runtime_args(
         }
         flags[spelling] = value or ""
     return RuntimeArgs(
-        flags, (*notes, *(each for each in made.notes if model or "no model" not in each)), made.files
+        flags, (*notes, *(each for each in made.notes if model or "no model" not in each)), made
     )
 
 

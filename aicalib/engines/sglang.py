@@ -6,6 +6,7 @@ from aicalib.engines.cache import check_page, resolve_attention
 from aicalib.engines.command import Command, model_path, speculation
 from aicalib.engines.defaults import version_number
 from aicalib.engines.loading import TORCHAO
+from aicalib.engines.processor import tell_sglang
 from aicalib.engines.request import hub_name
 from aicalib.engines.tables import MoeBackend, listed, moe_backends
 from aicalib.engines.weights import Weights, model_dtype, resolve_weights
@@ -71,7 +72,10 @@ def fill(command: Command) -> None:
     check_page(command, attention.page_size)
     _widths(command)
     _experts(command, weights)
-    _graphs(command)
+    if request.on_cpu:
+        tell_sglang(command)
+    else:
+        _graphs(command)
     _speculation(command)
     command.add_settings()
 

@@ -10,7 +10,7 @@ import csv
 import tomllib
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -270,6 +270,7 @@ def meets(accelerator: Accelerator, nvidia: str, others: str) -> bool:
     return any(fnmatchcase(word, pattern) for pattern in others.split())
 
 
+@lru_cache(maxsize=4096)
 def listed(capability: str, cell: str) -> bool:
     """Tell whether an NVIDIA compute capability is in a cell."""
     return any(

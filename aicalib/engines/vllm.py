@@ -7,6 +7,7 @@ import json
 from aicalib.engines.cache import BACKEND_VARIABLE, check_page, resolve_attention
 from aicalib.engines.command import Command, model_path, speculation
 from aicalib.engines.defaults import version_number
+from aicalib.engines.processor import tell_vllm
 from aicalib.engines.releases import newest_version
 from aicalib.engines.request import hub_name
 from aicalib.engines.weights import model_dtype, resolve_weights
@@ -62,7 +63,10 @@ def fill(command: Command) -> None:
     check_page(command, attention.page_size)
     _widths(command)
     _experts(command)
-    _graphs(command)
+    if request.on_cpu:
+        tell_vllm(command)
+    else:
+        _graphs(command)
     _speculation(command)
     if request.get("enable_mixed_chunk"):
         raise Refusal(

@@ -7,7 +7,7 @@ from functools import cache
 
 from aicalib.engines.releases import newest_version
 from aicalib.engines.request import Request
-from aicalib.models import Architecture, get_architecture, list_architectures
+from aicalib.models import Architecture, relatives
 from aicalib.quant import ParsedMode, parse_mode
 from aicalib.quant.modes import QuantMode
 
@@ -44,8 +44,7 @@ def catalogued(
 @cache
 def _relatives(family: str) -> tuple[Architecture, ...]:
     """Return the models of the catalogue that are of one architecture."""
-    known = [each.name for each in list_architectures() if each.family == family and each.reason is None]
-    return tuple(get_architecture(name) for name in known)
+    return tuple(relatives(family))
 
 
 def other_engines(request: Request) -> list[dict[str, object]]:

@@ -2,6 +2,6 @@
 
 from aicalib.hardware.accelerator import Accelerator
 from aicalib.hardware.catalogue import get_accelerator, list_accelerators
-from aicalib.hardware.file import as_file
+from aicalib.hardware.file import as_file, as_toml
 
-__all__ = ["Accelerator", "as_file", "get_accelerator", "list_accelerators"]
+__all__ = ["Accelerator", "as_file", "as_toml", "get_accelerator", "list_accelerators"]

@@ -26,6 +26,9 @@ GIB = 2**30
 GIGA = 1e9
 TERA = 1e12
 
+CPU = "CPU"
+"""Vendor of a machine without an accelerator: engines run on its processor, and its memory is the machine's."""
+
 
 @dataclass(frozen=True)
 class Accelerator:
@@ -65,6 +68,8 @@ class Accelerator:
         Where the figures come from, and what to know before using them.
     file : str
         Absolute path of the user's file that it was read from; empty for the catalogue.
+    taken_bytes : float
+        Memory that other programs hold before an engine starts, in bytes: 0 on a GPU, which an engine has to itself.
     """
 
     name: str
@@ -84,6 +89,12 @@ class Accelerator:
     source: str
     notes: str
     file: str = ""
+    taken_bytes: float = 0.0
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is a processor and no accelerator beside one."""
+        return self.vendor == CPU
 
     @property
     def generation(self) -> str | None:

@@ -11,13 +11,14 @@ All keys are described in `docs/accelerators.md`.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from aicalib.errors import InvalidValue, UnknownName, fold
-from aicalib.hardware.accelerator import FORMATS, GIB, GIGA, TERA, Accelerator
+from aicalib.hardware.accelerator import CPU, FORMATS, GIB, GIGA, TERA, Accelerator
 from aicalib.quant.tables import RATES_WORD
 
 SUFFIX = ".toml"
@@ -31,6 +32,7 @@ NUMBERS: Mapping[str, tuple[float, float, str]] = {
     "gpus_per_node": (1, 1024, "devices of one server"),
     "pcie_gb_s": (1, 1000, "GB/s in one direction"),
     "power_w": (1, 100_000, "watts"),
+    "taken_gib": (0, 4096, "GiB that other programs hold before an engine starts"),
 }
 """Keys with a number: lowest, highest, and the unit. The ranges catch another unit, not a bold design."""
 
@@ -39,6 +41,10 @@ COUNTS = ("link_gpus", "gpus_per_node")
 
 PEAK_TFLOPS = (0.1, 1_000_000.0)
 """Range of a dense peak in 1e12 operations a second."""
+
+CPU_BANDWIDTH_GB_S = (0.5, 10_000)
+CPU_PEAK_TFLOPS = (1e-4, 1000.0)
+"""The same two ranges for a processor, one core of which may be all that there is."""
 
 TEXTS = ("name", "like", "vendor", "generation", "capability", "link", "source", "notes")
 """Keys with a text."""
@@ -122,6 +128,7 @@ def read_accelerator(
         source=figures["source"],
         notes=figures.get("notes", ""),
         file=str(Path(path).resolve()),
+        taken_bytes=figures.get("taken_gib", 0.0) * GIB,
     )
 
 
@@ -135,6 +142,7 @@ def as_file(accelerator: Accelerator) -> dict[str, Any]:
         "gpus_per_node": accelerator.gpus_per_node,
         "pcie_gb_s": accelerator.pcie_bytes_s and accelerator.pcie_bytes_s / GIGA,
         "power_w": accelerator.power_w,
+        "taken_gib": accelerator.taken_bytes / GIB or None,
     }
     texts = {
         "name": accelerator.name,
@@ -152,6 +160,17 @@ def as_file(accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
+def as_toml(figures: Mapping[str, Any]) -> str:
+    """Return the text of an accelerator file with these keys; figures are kept to six digits."""
+
+    def written(value: object) -> str:
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else f"{value:.6g}"
+
+    plain = [f"{key} = {written(value)}" for key, value in figures.items() if key != "peak_tflops"]
+    peaks = [f"{form} = {written(rate)}" for form, rate in figures["peak_tflops"].items()]
+    return "\n".join([*plain, "", "[peak_tflops]", *peaks, ""])
+
+
 def _wrong(path: str | Path, reason: str, alternatives: list[str] | None = None) -> InvalidValue:
     return InvalidValue(f"accelerator file {path}: {reason}", alternatives or [])
 
@@ -167,12 +186,15 @@ def _table(path: str | Path) -> dict[str, Any]:
 
 def _checked(path: str | Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return the table of a file after a look at every key and value."""
+    on_cpu = fold(str(given.get("vendor", ""))) == fold(CPU)
     for key, value in given.items():
         if key in TEXTS:
             if not isinstance(value, str) or not value.strip():
                 raise _wrong(path, f"{key} = {value!r} is not a text in quotes")
         elif key in NUMBERS:
             low, high, unit = NUMBERS[key]
+            if key == "bandwidth_gb_s" and on_cpu:
+                low, high = CPU_BANDWIDTH_GB_S
             _number(path, key, value, low, high, unit)
             if key in COUNTS and value % 1:
                 raise _wrong(path, f"{key} = {value} is not a whole number")
@@ -184,7 +206,8 @@ def _checked(path: str | Path, given: dict[str, Any]) -> dict[str, Any]:
     for form, rate in peaks.items():
         if form not in FORMATS:
             raise _unknown(path, "format in [peak_tflops]:", form, FORMATS)
-        _number(path, f"peak_tflops.{form}", rate, *PEAK_TFLOPS, "1e12 dense operations a second")
+        limits = CPU_PEAK_TFLOPS if on_cpu else PEAK_TFLOPS
+        _number(path, f"peak_tflops.{form}", rate, *limits, "1e12 dense operations a second")
     if "name" not in given:
         raise _wrong(path, "name missing", ["name"])
     return given
@@ -218,7 +241,9 @@ def _generation(
     ]
     if not generation and not capability:
         rates = "+".join(form for form in FORMATS if form in figures["peak_tflops"])
-        return {"vendor": figures.get("vendor", ""), "architecture": "", "capability": RATES_WORD + rates}
+        vendor = figures.get("vendor", "")
+        vendor = CPU if fold(vendor) == fold(CPU) else vendor
+        return {"vendor": vendor, "architecture": "", "capability": RATES_WORD + rates}
     if kin:
         choices = sorted({each.capability for each in kin})
         if len(choices) > 1:

@@ -24,6 +24,9 @@ Label = tuple[str, str]
 ANY = "any"
 """Stands for an accelerator without a table in its generation."""
 
+IDEAL = -1
+"""Place of the last surface of every kind: no ratio at all, the ideal time of the datasheet."""
+
 SUBSTITUTES: dict[str, tuple[tuple[str, str], ...]] = {
     "int8": (
         ("fp8", "the same CUTLASS kernels with 8-bit operands and scales per token and channel"),
@@ -51,11 +54,15 @@ def _arrays() -> dict[str, Array]:
         files("aicalib.profiles").joinpath("kernels.npz").open("rb") as file,
         np.load(file, allow_pickle=False) as found,
     ):
-        return {name: found[name].astype(np.float64) for name in found.files}
+        arrays = {name: found[name].astype(np.float64) for name in found.files}
+    return {name: np.concatenate([each, np.zeros_like(each[:1])]) for name, each in arrays.items()}
 
 
 def surfaces(kind: str) -> Array:
-    """Return the surfaces of a kind of kernel, shape (s, k_1, ..., k_d): log(time / ideal) at its knots."""
+    """Return the surfaces of a kind of kernel, shape (s + 1, k_1, ..., k_d): log(time / ideal) at its knots.
+
+    The last is that of the ideal time.
+    """
     return _arrays()[kind]
 
 
@@ -92,13 +99,16 @@ def code(kind: str, accelerator: Accelerator, variant: str) -> tuple[int, str]:
     """Return which surface of a kind answers for an accelerator, and the origin of what it says.
 
     Its own table ("kernel-fit"); else one of its generation, or of a variant that stands in for this one
-    ("extrapolated"); else the mean over all accelerators ("datasheet").
+    ("extrapolated"); else the mean over all accelerators ("datasheet"). On a CPU no GPU's kernel says anything: the
+    ideal time stands.
 
     Raises
     ------
     NotCovered
         If no accelerator has that variant or one that stands in for it.
     """
+    if accelerator.is_cpu:
+        return IDEAL, "datasheet"
     known = labels(kind)
     choices = (variant, *(name for name, _ in SUBSTITUTES.get(variant, ())))
     if (accelerator.name, variant) in known:
