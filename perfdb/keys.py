@@ -110,6 +110,10 @@ KEYS: Final[dict[str, Kind]] = _DEPLOYMENT | _WORKLOAD | _MEASURED | _STANDING
 """Name and kind of every column of a run. New keys may be added anywhere; the order of those there stands, since
 the identity of a run depends on it."""
 
+OCCASION: Final[dict[str, Kind]] = {"occasion": "text", "seed": "int", "warmed_up": "bool"}
+"""Keys of a run that stand in its `extra`: the engine start or session it was measured at, the seed of its prompts,
+and whether the engine had served others before."""
+
 CONFIGURATION: Final = tuple(_DEPLOYMENT)
 """Keys of the deployment: a configuration, which many runs share."""
 

@@ -164,6 +164,9 @@ copied_report
     names. Both are doubted, since figures do not say which is the copy.
 ambiguous_config
     Runs of one recorded configuration and workload that differ so much that an unrecorded setting must differ.
+
+Repeats that carry their `occasion` were measured as such: near ones are no copies, far ones differ by their occasion
+and by noise.
 """
 
 RULES: Final = (*TOGETHER, *ALONE)
@@ -218,6 +221,32 @@ def refresh(connection: duckdb.DuckDBPyConnection, run_ids: Iterable[str] | None
     return {flag: int(count) for flag, count in rows}
 
 
+def judge(connection: duckdb.DuckDBPyConnection, run_ids: Iterable[str]) -> dict[str, list[str]]:
+    """Set the flags of the rules that look at one run at a time, on some runs.
+
+    Parameters
+    ----------
+    connection : DuckDBPyConnection
+        Its present schema is a store's; the caller holds the transaction.
+    run_ids : iterable of str
+
+    Returns
+    -------
+    dict of str to list of str
+        Run -> its flags.
+    """
+    run, chosen = connection.execute, list(run_ids)
+    run("CREATE OR REPLACE TEMP TABLE fresh AS SELECT DISTINCT unnest($1::VARCHAR[]) AS run_id", [chosen])
+    doubts = run(_alone("WHERE run_id IN (FROM fresh)")).fetchall()
+    run(f"DELETE FROM flags WHERE origin = '{ORIGIN}' AND run_id IN (FROM fresh) AND flag IN {tuple(ALONE)}")
+    for each in doubts:
+        run(
+            f"INSERT INTO flags BY NAME SELECT $1 AS run_id, $2 AS flag, $3 AS reason, '{ORIGIN}' AS origin",
+            each,
+        )
+    return {name: [flag for run_id, flag, _ in doubts if run_id == name] for name in chosen}
+
+
 def _alone(scope: str) -> str:
     """Return the query of every doubt about a run by itself, in one pass over the runs."""
     doubts = ", ".join(
@@ -247,9 +276,10 @@ SELECT run_id, config_id, who, device, place, number, src_ref, tpot, ttft,
     {_hashed(["who", "tpot", "ttft", "agreed", *_KEPT_WORKLOAD, *_COMPATIBLE_WORKLOAD])} AS twin,
     -- Of a pair the one with the lower rank is kept.
     number - ((known + {_there(key for key in KEYS if key not in CONFIGURATION)}) << 40) AS rank,
-    ambiguous_config AS stated
+    ambiguous_config AS stated, occasion IS NOT NULL AS controlled
 FROM (
-    SELECT *, {_TPOT} AS tpot, {_TTFT} AS ttft, {_hashed(_KEPT_WORKLOAD)} AS place
+    SELECT *, {_TPOT} AS tpot, {_TTFT} AS ttft, {_hashed(_KEPT_WORKLOAD)} AS place,
+        extra -> '$.occasion' AS occasion
     FROM run_records
 )
 JOIN (
@@ -276,8 +306,9 @@ SELECT run_id, 'ambiguous_config' AS flag,
         ELSE 'marked so in its source table: equal recorded configurations differ in TPOT' END AS reason
 FROM placed
 LEFT JOIN (
-    SELECT setting, max(tpot) / min(tpot) AS ratio FROM placed GROUP BY setting HAVING ratio > {AMBIGUOUS_TPOT}
-) USING (setting)
+    SELECT setting, controlled, max(tpot) / min(tpot) AS ratio FROM placed GROUP BY ALL
+    HAVING NOT controlled AND ratio > {AMBIGUOUS_TPOT}
+) USING (setting, controlled)
 WHERE ratio IS NOT NULL OR stated
 """
 
@@ -316,7 +347,8 @@ _WIDTH: Final = NEAR_TPOT * 1.01
 
 _EDGES: Final = f"""
 WITH single AS (
-    SELECT run_id, config_id, spot, rank, src_ref, tpot, ttft, CAST(floor(ln(tpot) / {_WIDTH}) AS INTEGER) AS cell
+    SELECT run_id, config_id, spot, rank, src_ref, tpot, ttft, controlled,
+        CAST(floor(ln(tpot) / {_WIDTH}) AS INTEGER) AS cell
     FROM placed ANTI JOIN twins USING (run_id) WHERE tpot IS NOT NULL AND ttft IS NOT NULL
 )
 SELECT one.run_id, one.config_id, one.rank, other.run_id AS copy_id, other.config_id AS copy_config,
@@ -324,6 +356,7 @@ SELECT one.run_id, one.config_id, one.rank, other.run_id AS copy_id, other.confi
 FROM (SELECT *, unnest([cell - 1, cell, cell + 1]) AS near_cell FROM single) AS one
 JOIN single AS other ON one.spot = other.spot AND one.near_cell = other.cell
 WHERE one.rank < other.rank AND one.src_ref IS DISTINCT FROM other.src_ref
+    AND NOT (one.controlled AND other.controlled)
     AND abs(other.tpot / one.tpot - 1) <= {NEAR_TPOT} AND abs(other.ttft / one.ttft - 1) <= {NEAR_TTFT}
 """
 """Pairs of runs that are near; runs told apart by one source are no copies."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from perfdb.errors import SidecarError
-from perfdb.keys import KEYS, METRICS, PROVENANCE, Kind
+from perfdb.keys import KEYS, METRICS, OCCASION, PROVENANCE, Kind
 from perfdb.readers.redact import redact
 from perfdb.readers.sglang_server_info import settings
 from perfdb.record import same
@@ -200,14 +200,15 @@ def _known(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(path: Path, name: str, value: Any) -> None:
     """Check one key: known, no measured figure, of its type."""
-    kind: Kind = "text" if name in PROVENANCE else KEYS.get(name, "json")
-    if name not in KEYS and name not in PROVENANCE:
-        near = get_close_matches(name, [*KEYS, *PROVENANCE, "server_info", "run"], n=3)
+    kinds: dict[str, Kind] = {**KEYS, **OCCASION, **dict.fromkeys(PROVENANCE, "text")}
+    if name not in kinds:
+        near = get_close_matches(name, [*kinds, "server_info", "run"], n=3)
         known = ", ".join(key for key in KEYS if key not in METRICS)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {known}"
         raise SidecarError(f"{path}: {name} is no key of a run; {hint}")
     if name in METRICS:
         raise SidecarError(f"{path}: {name} is a measured figure: it comes from the result file alone")
+    kind = kinds[name]
     if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
         raise SidecarError(f"{path}: {name} is {value!r}: must be {_WORDS[kind]}")
 

@@ -32,6 +32,8 @@ LARGEST: Final = 1e300
 TEXTS: Final = ("engine", "engine_version", "gpu", "model", "weight_quant", "kv_dtype", "attention")
 ANSWERS: Final = ("max_total_tokens", "kv_gib", "avail_mem_after_load_gib", "weights_gib")
 """What a record must hold one of: without any, nothing was logged."""
+OUTCOMES: Final = ("started", "failed", "died")
+"""What became of a start: it served, it never did, or it ended while it did. What went wrong has a `reason`."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def check(record: Record, context: Mapping[str, Any] | None = None, alike: Alike
     Raises
     ------
     BadRecord
-        If a value is impossible, if context and record contradict each other, or if nothing was logged.
+        If a value is impossible, if context and record contradict each other, or if nothing was logged of a start
+        that did not fail.
     """
     stated = {name: value for name, value in record.data.items() if value is not None}
     given = {name: value for name, value in (context or {}).items() if value is not None}
@@ -84,7 +87,13 @@ def check(record: Record, context: Mapping[str, Any] | None = None, alike: Alike
     content = {name: value for name, value in known.items() if name not in (*PROVENANCE, "startup_id")}
     if content.get("engine") not in ENGINES:
         raise BadRecord(f"engine is {content.get('engine')!r}; known are {', '.join(ENGINES)}")
-    if not any(name in content for name in ANSWERS):
+    outcome = content.get("outcome")
+    if outcome is not None and outcome not in OUTCOMES:
+        raise BadRecord(f"outcome is {outcome!r}; known are {', '.join(OUTCOMES)}")
+    if outcome in ("failed", "died"):
+        if not isinstance(content.get("reason"), str):
+            raise BadRecord(f"a start that {outcome} has a reason in words, not {content.get('reason')!r}")
+    elif not any(name in content for name in ANSWERS):
         raise BadRecord(f"nothing logged: none of {', '.join(ANSWERS)}")
     return Startup(content_id(content), content, provenance)
 

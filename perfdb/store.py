@@ -205,6 +205,11 @@ class Store:
         with self._writing() as connection:
             return quality.refresh(connection)
 
+    def judge(self, run_ids: Iterable[str]) -> dict[str, list[str]]:
+        """Compute the flags of the rules that look at one run at a time, of some runs; return them by run."""
+        with self._writing() as connection:
+            return quality.judge(connection, run_ids)
+
     def apply_flags_file(self, path: str | Path) -> FlagsApplied:
         """Set the flags that a file names, in place of those the same file set before.
 

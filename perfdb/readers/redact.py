@@ -209,9 +209,15 @@ _SETTING: Final = re.compile(
 )
 
 
+_VARIABLE = re.compile(
+    r"\b([A-Z][A-Z0-9_]*(?:TOKEN(?!S)|KEY(?!S)|SECRET|PASSWORD)[A-Z0-9_]*=)(?=\S)(?:'[^']*'|\S+)"
+)
+"""A secret that is set before a command, as in `HF_TOKEN=... python`."""
+
+
 def redact_text(line: str) -> str:
-    """Replace the secrets of a log line: those of printed settings and of command lines."""
-    return str(redact(_SETTING.sub(rf"\1'{REDACTED}'", line)))
+    """Replace the secrets of a log line: those of printed settings, of command lines and of variables before them."""
+    return str(redact(_VARIABLE.sub(rf"\1{REDACTED}", _SETTING.sub(rf"\1'{REDACTED}'", line))))
 
 
 def without_private(raw: bytes) -> bytes | bytearray:

@@ -60,6 +60,8 @@ def settings(info: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "dtype": info.get("dtype"),
         "max_total_tokens": info.get("max_total_num_tokens"),
     }
+    if info.get("max_total_tokens") is not None:
+        stated["tokens_capped_by_user"] = True
     stated |= _speculation(info) | _memory(state)
     if layout:
         stated |= {"disagg": True, "disagg_layout": layout}
@@ -148,9 +150,13 @@ def _memory(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _graph_max(info: Mapping[str, Any]) -> Any:
-    """Return the largest captured decode batch, under either layout of the settings."""
+    """Return the largest captured decode batch, under either layout of the settings; 0 where none is captured."""
+    if info.get("disable_cuda_graph"):
+        return 0
     config = info.get("cuda_graph_config")
     decode = config.get("decode") if isinstance(config, Mapping) else None
+    if isinstance(decode, Mapping) and decode.get("backend") == "disabled":
+        return 0
     if isinstance(decode, Mapping) and decode.get("max_bs") is not None:
         return decode["max_bs"]
     return info.get("cuda_graph_max_bs")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from perfdb.keys import KEYS, METRICS, PROVENANCE, VIEW_ONLY
+from perfdb.keys import KEYS, METRICS, OCCASION, PROVENANCE, VIEW_ONLY
 
 SPELLINGS: Final = {
     "model_name": "model",
@@ -86,7 +86,7 @@ def by_meaning(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
         plain = name.strip().lower().replace("-", "_")
         key = SPELLINGS.get(plain, plain)
         taken = key in known or (key == "tp" and copies is not None and copies > 1)
-        kind = "text" if key in PROVENANCE else KEYS.get(key)
+        kind = "text" if key in PROVENANCE else KEYS.get(key, OCCASION.get(key))
         found = None if kind is None or taken or key in _MEASURED else _as_kind(value, kind)
         if found is not None:
             known[key] = found

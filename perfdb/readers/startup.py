@@ -1,4 +1,4 @@
-"""Start-up records as JSON lines: what an engine logged about memory when it started, one flat object a start."""
+"""Start-up records as JSON lines: what an engine logged about memory when it started, or why it did not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from perfdb.record import Record, Rejection
 
 NAME = "startup"
 
-_SIGNS = ("avail_mem_before_load_gib", "avail_mem_after_load_gib", "max_total_tokens", "kv_gib")
+_SIGNS = ("avail_mem_before_load_gib", "avail_mem_after_load_gib", "max_total_tokens", "kv_gib", "outcome")
 
 
 def matches(source: Source) -> bool:

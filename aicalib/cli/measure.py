@@ -1,0 +1,404 @@
+"""`aicalib measure`: start engines, measure them with their own benchmark client, and keep what comes of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aicalib.cli.output import (
+    DEFAULT_WAIT_S,
+    Db,
+    Json,
+    ProfileName,
+    find_profile,
+    print_json,
+    print_table,
+    store_path,
+)
+from aicalib.cli.where import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    DEFAULT_TIMEOUT_S,
+    BaseUrl,
+    Client,
+    ClientPython,
+    ClientVersion,
+    EnginePython,
+    Host,
+    NumPrompts,
+    Port,
+    RunTimeout,
+    StartTimeout,
+)
+
+if TYPE_CHECKING:
+    from aicalib.measure.client import Load
+    from aicalib.measure.session import Outcome, Planned, Where
+    from aicalib.plan.figures import Number
+    from aicalib.profiles import Profile
+
+
+def measure(
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="TASK.json", help="An autotuner's task file: all that it spans."),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Of a task, so many of the best starts by prediction.")
+    ] = None,
+    launch: Annotated[
+        str | None, typer.Option(help="The command that starts the engine, as it stands; without a task.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Without either: what to deploy, as for 'aicalib launch'.")
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="Accelerator that this machine has, or a .toml file of it. Default: the task's."),
+    ] = None,
+    gemm: Annotated[str | None, typer.Option(help="Format of dense weights.")] = None,
+    kv: Annotated[str | None, typer.Option(help="Format of the KV cache.")] = None,
+    fmha: Annotated[str | None, typer.Option(help="Format in which attention multiplies.")] = None,
+    moe: Annotated[str | None, typer.Option(help="Format of the experts.")] = None,
+    preset: Annotated[str | None, typer.Option(help="One of 'aicalib quant presets'.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Folder or repository of the weights.")] = None,
+    tp: Annotated[int | None, typer.Option(help="Tensor-parallel width.")] = None,
+    pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
+    dp: Annotated[int | None, typer.Option(help="Attention-data-parallel ranks inside tp.")] = None,
+    ep: Annotated[
+        int | None, typer.Option(help="Ranks over which whole experts are split, inside tp.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="sglang or vllm. Default: sglang.")] = None,
+    engine_version: Annotated[str | None, typer.Option(help="Default: the newest known.")] = None,
+    mem_fraction: Annotated[float | None, typer.Option(help="The engine's memory fraction.")] = None,
+    max_running_requests: Annotated[int | None, typer.Option(help="Most running requests.")] = None,
+    disable_radix_cache: Annotated[
+        bool, typer.Option("--disable-radix-cache", help="Without the prefix cache.")
+    ] = False,
+    isl: Annotated[
+        int | None, typer.Option(help="Mean input tokens. Default: the task's, else 1024.")
+    ] = None,
+    osl: Annotated[
+        int | None, typer.Option(help="Mean output tokens. Default: the task's, else 256.")
+    ] = None,
+    concurrency: Annotated[
+        str | None,
+        typer.Option(help="Requests in flight, several with commas. Default: the task's, else 32."),
+    ] = None,
+    request_rate: Annotated[
+        str | None, typer.Option(help="Arrivals a second in place of it, several with commas.")
+    ] = None,
+    num_prompts: NumPrompts = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Times that each load is measured.")] = 1,
+    retries: Annotated[int, typer.Option(min=0, help="Times that a doubted run is measured again.")] = 2,
+    engine_python: EnginePython = "python",
+    client_python: ClientPython = None,
+    client: Client = None,
+    client_version: ClientVersion = None,
+    host: Host = DEFAULT_HOST,
+    port: Port = DEFAULT_PORT,
+    base_url: BaseUrl = None,
+    results: Annotated[
+        Path, typer.Option(help="Folder of raw results and logs; an own folder for each start.")
+    ] = Path("results"),
+    start_timeout: StartTimeout = DEFAULT_TIMEOUT_S,
+    run_timeout: RunTimeout = DEFAULT_TIMEOUT_S,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and run nothing.")] = False,
+    profile: ProfileName = "default",
+    db: Db = None,
+    json: Json = False,
+) -> None:
+    """Start engines, measure them with their own benchmark client, keep all of it, and stop them, always.
+
+    What to start is a task, a launch line, options as of 'aicalib launch', or nothing (--base-url).
+    """
+    from aicalib.measure.client import prompts_for
+    from aicalib.measure.session import Where
+    from aicalib.measure.session import measure as measured
+
+    options = {
+        "model": model, "gpu": gpu, "gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe, "checkpoint": checkpoint,
+        "tp": tp, "pp": pp, "dp": dp, "ep": ep, "engine": engine, "engine_version": engine_version,
+        "mem_fraction": mem_fraction, "max_running_requests": max_running_requests,
+        "disable_radix_cache": disable_radix_cache or None,
+    }  # fmt: skip
+    used = find_profile(profile, db, DEFAULT_WAIT_S)
+    loads = _loads(isl, osl, concurrency, request_rate)
+    planned = _planned(path, count, launch, base_url, preset, options, loads, used)
+
+    def prompts(load: Load) -> int:
+        return prompts_for(load) if num_prompts is None else num_prompts
+
+    where = Where(
+        results, engine_python, client_python, host, port, base_url, start_timeout, run_timeout, client=client,
+        client_version=client_version,
+    )  # fmt: skip
+    if dry_run:
+        _print_lines(planned, where, prompts, json)
+        return
+    foreseen = _foreseen(planned, prompts, used)
+    found: list[Outcome] = []
+    with _status() as (tell, say):
+        for outcome in measured(planned, store_path(db), where, repeats, retries, prompts, tell):
+            found.append(outcome)
+            say(_said(outcome))
+    if json:
+        print_json(
+            {
+                "profile": used.label,
+                "db": str(store_path(db)),
+                "outcomes": [_document(each, foreseen) for each in found],
+            }
+        )
+    else:
+        _print(found, foreseen, used)
+    if not any(each.run_ids for each in found):
+        raise typer.Exit(1)
+
+
+def _planned(
+    path: Path | None,
+    count: int | None,
+    launch: str | None,
+    base_url: str | None,
+    preset: str | None,
+    options: Mapping[str, Any],
+    loads: Sequence[Load],
+    profile: Profile,
+) -> list[Planned]:
+    """Return what to start, and under which loads.
+
+    Raises
+    ------
+    RequestError
+        For what says nothing, or two things.
+    """
+    from aicalib.cli.choices import apply_preset
+    from aicalib.errors import InvalidValue
+    from aicalib.measure.server import running
+    from aicalib.plan.screen import screen
+    from aicalib.plan.starts import loads_of, of_line, of_options, of_screening, of_server
+    from aicalib.plan.task import load_task
+
+    ways = {"TASK.json": path, "--launch": launch, "--base-url": base_url, "--model": options["model"]}
+    given = [name for name, value in ways.items() if value is not None]
+    if given not in (*([each] for each in ways), ["TASK.json", "--base-url"], ["--base-url", "--model"]):
+        raise InvalidValue(
+            f"{' and '.join(given) or 'nothing'} says what to start: give one of these", list(ways)
+        )
+    asked = apply_preset(options, preset)
+    if path is not None:
+        task = load_task(path)
+        asked["gpu"] = gpu = options["gpu"] or task.gpu
+        if gpu is None:
+            raise InvalidValue(
+                "the task names no gpu_type: a measured run says on what it was taken", ["--gpu NAME"]
+            )
+        found = screen(task, gpu, options["engine_version"], profile)
+        sent = tuple(loads or loads_of(found))
+        if base_url is None:
+            return [replace(each, levels=sent) for each in of_screening(found, gpu, count)]
+    else:
+        sent = tuple(loads or _loads(1024, 256, "32", None))
+    if base_url is not None:
+        return [of_server(running(base_url), asked, sent)]
+    if launch is not None:
+        return [of_line(launch, asked, sent)]
+    return [of_options({**asked, "engine": asked["engine"] or "sglang"}, sent)]
+
+
+def _loads(isl: int | None, osl: int | None, concurrency: str | None, request_rate: str | None) -> list[Load]:
+    """Return the loads that options ask for; none where no option says one.
+
+    Raises
+    ------
+    InvalidValue
+    """
+    from aicalib.errors import InvalidValue
+    from aicalib.measure.client import Load
+
+    if concurrency is not None and request_rate is not None:
+        raise InvalidValue(
+            "--concurrency and --request-rate both say how requests arrive", ["--concurrency 32"]
+        )
+    if isl is None and osl is None and concurrency is None and request_rate is None:
+        return []
+    lengths = (isl or 1024, osl or 256)
+    if request_rate is not None:
+        return [Load(*lengths, request_rate=each) for each in _numbers("--request-rate", request_rate, float)]
+    return [Load(*lengths, int(each)) for each in _numbers("--concurrency", concurrency or "32", int)]
+
+
+def _numbers(option: str, text: str, kind: Callable[[str], float]) -> list[float]:
+    from aicalib.errors import InvalidValue
+
+    try:
+        return [kind(each) for each in text.split(",")]
+    except ValueError:
+        raise InvalidValue(f"{option} '{text}' is no list of numbers", [f"{option} 1,8,32"]) from None
+
+
+def _print_lines(
+    planned: Sequence[Planned], where: Where, prompts: Callable[[Load], int], as_json: bool
+) -> None:
+    """Print what would be run."""
+    import shlex
+
+    from aicalib.measure.client import bench_command
+    from aicalib.measure.server import base_url, command_of, model_of
+
+    url = where.base_url or base_url(where.host, where.port)
+    documents = []
+    for each in planned:
+        start = each.start
+        model = model_of(start) or str(each.deployment["model"])
+        command = None if where.base_url else command_of(start, where.engine_python, where.host, where.port)
+        lines = [
+            bench_command(
+                start.engine, start.engine_version, url, model, load, 0, prompts(load),
+                client=where.client, client_version=where.client_version,
+            )
+            for load in each.levels
+        ]  # fmt: skip
+        documents.append({"launch": command, "env": dict(start.env), "bench": [list(line) for line in lines]})
+        if not as_json:
+            env = [f"{name}={shlex.quote(value)}" for name, value in start.env.items()]
+            shown = [" ".join([*env, shlex.join(command)])] if command else []
+            typer.echo("\n".join([*shown, *(f"  {shlex.join(line)}" for line in lines)]))
+    if as_json:
+        print_json({"starts": documents})
+    typer.echo("nothing was run; each run gets a seed of its own", err=True)
+
+
+Foreseen = dict[tuple[int, "Load"], "dict[str, Number]"]
+
+
+def _foreseen(planned: Sequence[Planned], prompts: Callable[[Load], int], profile: Profile) -> Foreseen:
+    """Return what is predicted, by the identity of the plan and the load."""
+    from aicalib.plan.starts import predicted
+
+    found: Foreseen = {}
+    for each in planned:
+        asked = [(load, prompts(load)) for load in each.levels]
+        for load, numbers in zip(each.levels, predicted(each, asked, profile), strict=True):
+            found[id(each), load] = numbers
+    return found
+
+
+@contextmanager
+def _status() -> Iterator[tuple[Callable[[str], object], Callable[[str], object]]]:
+    """Show on stderr what is being done, and what came of it: yields what tells the one and the other.
+
+    What is being done stands in one line of a terminal; elsewhere each new thing is told once.
+    """
+    if not sys.stderr.isatty():
+        last: list[str] = []
+
+        def note(text: str) -> None:
+            step = text.split(":", 1)[0]
+            if last[-1:] != [step]:
+                last[:] = [step]
+                typer.echo(step, err=True)
+
+        yield note, lambda text: typer.echo(text, err=True)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True)
+    with console.status("") as shown:
+        yield (
+            lambda text: shown.update(escape(text)),
+            lambda text: console.print(escape(text), highlight=False),
+        )
+
+
+def _said(outcome: Outcome) -> str:
+    """Return a line on one outcome."""
+    what = {
+        "started": "started",
+        "run": f"measured {outcome.load}",
+        "start_failed": "did not start",
+        "died": f"died under {outcome.load}",
+        "run_failed": f"not measured: {outcome.load}",
+    }[outcome.kind]
+    further = [f"({outcome.reason})"] if outcome.reason else []
+    further += [outcome.message] if outcome.message else []
+    further += [f"doubts: {', '.join(outcome.flags)}"] if outcome.flags else []
+    return f"{what} after {outcome.seconds:.1f} s {' '.join(further)}".rstrip()
+
+
+def _document(outcome: Outcome, foreseen: Foreseen) -> dict[str, Any]:
+    from aicalib.plan.starts import errors
+
+    numbers = _numbers_of(outcome, foreseen)
+    return {
+        **outcome.as_dict(),
+        "predicted": {name: each._asdict() for name, each in numbers.items()},
+        "errors": errors(outcome, numbers),
+    }
+
+
+def _numbers_of(outcome: Outcome, foreseen: Foreseen) -> dict[str, Number]:
+    return {} if outcome.load is None else foreseen.get((id(outcome.planned), outcome.load), {})
+
+
+def _print(found: Sequence[Outcome], foreseen: Foreseen, profile: Profile) -> None:
+    """Print what was measured beside what was predicted, a table a start, and what failed."""
+    from aicalib.plan.starts import COMPARED
+
+    starts: dict[str, list[Outcome]] = {}
+    for each in found:
+        starts.setdefault(each.occasion, []).append(each)
+    for outcomes in starts.values():
+        typer.echo(outcomes[0].planned.start.line())
+        rows = []
+        for each in outcomes:
+            if each.kind == "run":
+                numbers = _numbers_of(each, foreseen)
+                cells = [
+                    text
+                    for name, key in COMPARED.items()
+                    for text in (_short(each.figures.get(key)), _interval(numbers.get(name)))
+                ]
+                rows.append([str(each.load), *cells, ", ".join(each.flags)])
+        if rows:
+            header = [
+                "in/out x conc.",
+                "TTFT ms",
+                "predicted",
+                "TPOT ms",
+                "predicted",
+                "tok/s",
+                "predicted",
+                "",
+            ]
+            print_table(f"predicted by {profile.label}, with 90 % intervals", header, rows, align="lrrrrrrl")
+        for each in outcomes:
+            if each.reason:
+                typer.echo(_said(each))
+        typer.echo("")
+    runs, failed = sum(len(each.run_ids) for each in found), [each for each in found if each.reason]
+    stored = sum(each.startup_id is not None for each in failed)
+    typer.echo(
+        f"{runs} runs stored; {len(failed)} failures"
+        + (f", {stored} of them stored as starts that failed" if stored else "")
+    )
+
+
+def _short(number: float | None) -> str:
+    return "-" if number is None else f"{number:.4g}" if abs(number) < 1e4 else f"{number:.0f}"
+
+
+def _interval(number: Number | None) -> str:
+    if number is None:
+        return "-"
+    if number.low != number.low:
+        return _short(number.value)
+    return f"{_short(number.value)} ({_short(number.low)} to {_short(number.high)})"
