@@ -35,6 +35,7 @@ LEFT_OUT_FLAGS = (
     "ambiguous_config",
     "throughput_contradiction",
     "lumped_stream",
+    "clock_jumped",
     "faster_than_datasheet",
     "mtp_unrecorded",
     "concurrency_not_credible",

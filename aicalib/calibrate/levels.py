@@ -134,7 +134,9 @@ def _downward(
     return levels, own, left
 
 
-def shrunk(logs: Array, tree: Tree, variances: Variances | None = None) -> tuple[list[Array], Variances]:
+def shrunk(
+    logs: Array, tree: Tree, variances: Variances | None = None, scatter: Array | None = None
+) -> tuple[list[Array], Variances]:
     """Return the level of each place, and the variances.
 
     Parameters
@@ -145,6 +147,8 @@ def shrunk(logs: Array, tree: Tree, variances: Variances | None = None) -> tuple
         Of the n runs.
     variances : Variances, optional
         Estimated where not given.
+    scatter : ndarray, shape (n,), optional
+        Of runs that scatter otherwise than most: variance of their noise over that of `variances`.
 
     Returns
     -------
@@ -157,7 +161,8 @@ def shrunk(logs: Array, tree: Tree, variances: Variances | None = None) -> tuple
     Student's t is a normal distribution of unknown scale: each effect and each run has a weight
     (f + 1) / (f + E[effect^2] / variance), by which its variance is divided (Lange, Little and Taylor, 1989).
     """
-    weight = np.ones(logs.size)
+    apart = np.ones(logs.size) if scatter is None else scatter
+    weight = 1.0 / apart
     weights = [np.ones(len(keys)) for keys in tree.keys]
     found = np.full(len(DEPTHS) + 1, START)
     if variances is not None:
@@ -183,13 +188,17 @@ def shrunk(logs: Array, tree: Tree, variances: Variances | None = None) -> tuple
             for each, rest, at in zip(own, left, scales, strict=True)
         ]
         beside = logs - levels[-1][tree.curve]
-        weight = (FREEDOM + 1.0) / (FREEDOM + (beside**2 + left[-1][tree.curve]) / scale)
+        odd = (beside**2 + left[-1][tree.curve]) / (scale * apart)
+        weight = (FREEDOM + 1.0) / (FREEDOM + odd) / apart
     *scales, scale = np.exp(found)
     return levels, Variances(tuple(float(each) for each in scales), float(scale))
 
 
 def levels_of(
-    logs: Mapping[str, Array], curves: list[str], known: Mapping[str, Mapping[str, float]] | None = None
+    logs: Mapping[str, Array],
+    curves: list[str],
+    known: Mapping[str, Mapping[str, float]] | None = None,
+    scatter: Mapping[str, Array] | None = None,
 ) -> tuple[dict[str, dict[str, tuple[float, int]]], dict[str, dict[str, float]]]:
     """Return the levels of all metrics by key, and their standard deviations by depth.
 
@@ -201,6 +210,8 @@ def levels_of(
         Key of each run's curve.
     known : mapping, optional
         Standard deviations of another fit, which are kept: a handful of runs has none of its own.
+    scatter : mapping, optional
+        Metric -> as `shrunk` takes it, shape (n,).
 
     Returns
     -------
@@ -218,7 +229,8 @@ def levels_of(
             continue
         tree = whole.take(measured)
         given = None if known is None else Variances.of(known[metric])
-        found, variances = shrunk(logs[metric][measured], tree, given)
+        apart = None if scatter is None else scatter[metric][measured]
+        found, variances = shrunk(logs[metric][measured], tree, given, apart)
         deviations[metric] = variances.as_dict()
         counts = [np.bincount(tree.curve, minlength=len(tree.keys[-1]))]
         for depth in reversed(range(1, len(DEPTHS))):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from aicalib.calibrate.build import fittable, log_errors, usable, without_ttft
 from aicalib.calibrate.levels import curve_keys, levels_of
 from aicalib.calibrate.lineage import RESIDUAL, fitted_rows, scope, version_of
+from aicalib.calibrate.repeats import Repeats, repeats_of
 from aicalib.calibrate.runs import Runs, as_runs
 from aicalib.calibrate.score import Score, score
 from aicalib.errors import InvalidValue
@@ -61,6 +62,8 @@ class OwnCalibration:
         Own runs that a quality flag left out.
     remarks : list of str
         What a reader should know.
+    repeats : Repeats
+        What repeated points among the own runs say of occasions and noise.
     """
 
     profile: Profile
@@ -70,6 +73,7 @@ class OwnCalibration:
     scores: list[OwnScore]
     left_out: dict[str, int]
     remarks: list[str]
+    repeats: Repeats
 
 
 def base_errors(base: Profile) -> tuple[dict[str, Array], list[str]]:
@@ -78,7 +82,7 @@ def base_errors(base: Profile) -> tuple[dict[str, Array], list[str]]:
     return logs, fitted_curves(base)
 
 
-def with_own(base: Profile, runs: Runs) -> Profile:
+def with_own(base: Profile, runs: Runs, repeats: Repeats | None = None) -> Profile:
     """Return a profile whose levels know more runs.
 
     Parameters
@@ -87,17 +91,28 @@ def with_own(base: Profile, runs: Runs) -> Profile:
         Its coefficients, its variances of levels and its intervals are kept.
     runs : Runs
         Runs that it was not fitted on.
+    repeats : Repeats, optional
+        What their repeats say; those of `runs` if not given.
 
     Notes
     -----
     Levels are the means of base and own runs under the base's variances: what the base's runs say of a group is the
     prior of the own ones, and one run of a new configuration is already shrunk towards its group.
+
+    Where points were repeated, each own run is taken without the factor of its occasion, which no later run will meet
+    again, and with the noise between repeats where that is more than the base's about a curve: a noisy
+    machine's runs weigh less.
     """
     logs, curves = base_errors(base)
-    own = log_errors(runs, base)
+    known = repeats_of(runs) if repeats is None else repeats
+    own = {metric: values - known.factors(runs, metric) for metric, values in log_errors(runs, base).items()}
+    scatter = {
+        metric: np.concatenate([np.ones(len(curves)), known.scatter(runs, metric, base.spreads)])
+        for metric in LEVELED
+    }
     both = {metric: np.concatenate([logs[metric], own[metric]]) for metric in LEVELED}
     all_curves = curves + curve_keys(runs.batch)
-    levels, _ = levels_of(both, all_curves, base.spreads)
+    levels, _ = levels_of(both, all_curves, base.spreads, scatter)
     rows = fitted_rows(runs, own)
     fitted = {name: [*base.fitted.get(name, []), *column] for name, column in rows.items()}
     place = {key: at for at, key in enumerate(sorted(set(all_curves)))}
@@ -152,10 +167,12 @@ def calibrate_on(
         raise InvalidValue(
             f"profile {base.label} was fitted on all {is_known.size} runs already", [f"--profile {base.name}"]
         )
-    profile = with_own(base, own)
+    repeats = repeats_of(own)
+    profile = with_own(base, own, repeats)
     tick()
     lineage = {
         **profile.lineage,
+        **({"repeats": repeats.as_dict()} if repeats.spreads else {}),
         "base": base.label,
         "own_runs": int(own.batch.at.size),
         "runs": int(base.lineage.get("runs", 0)) + int(own.batch.at.size),
@@ -164,7 +181,8 @@ def calibrate_on(
     profile = replace(profile, name=name, lineage=lineage)
     profile = replace(profile, version=version_of(profile))
     scores = _scores(base, own, tick)
-    return OwnCalibration(profile, base, own, int(is_known.sum()), scores, flagged, _remarks(own, scores))
+    remarks = [*_remarks(own, scores), *repeats.words()]
+    return OwnCalibration(profile, base, own, int(is_known.sum()), scores, flagged, remarks, repeats)
 
 
 def _remarks(runs: Runs, scores: list[OwnScore]) -> list[str]:

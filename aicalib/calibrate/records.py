@@ -21,6 +21,22 @@ def setting(record: Mapping[str, Any]) -> tuple[Any, ...]:
     return (record["config_id"], *(record[key] for key in WORKLOAD))
 
 
+def point(record: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """Return what a repeat of a stored run has in common with it: its setting but for the lengths that were drawn.
+
+    None of a run that is not stored.
+    """
+    if record.get("config_id") is None:
+        return None
+    return (record["config_id"], *(record.get(key) for key in WORKLOAD if not key.endswith("_actual")))
+
+
+def occasion(record: Mapping[str, Any]) -> str | None:
+    """Return the engine start or session that a run was measured at, None where that is not recorded."""
+    named = record.get("occasion") or (record.get("extra") or {}).get("occasion")
+    return str(named) if named else None
+
+
 _PLAIN = "SELECT c.*, r.* EXCLUDE (config_id) FROM run_records r JOIN configurations c USING (config_id)"
 
 
@@ -39,6 +55,34 @@ def runs_of(store: Store, config_ids: Iterable[str]) -> list[dict[str, Any]]:
     if not chosen:
         return []
     return store.query(f"{_PLAIN} WHERE status = 'complete' AND config_id IN ({chosen}) ORDER BY run_id")
+
+
+def failed_starts(store: Store) -> list[dict[str, Any]]:
+    """Return the starts of engines that came to nothing, oldest first.
+
+    Returns
+    -------
+    list of dict
+        In the format `startup`: the deployment, `outcome` ("failed" before it served, "died" while it did), `reason`
+        (one word), `message`, `lasting` (whether the same start would fail again) and `occasion`.
+    """
+    rows = store.query(
+        "SELECT content FROM startups WHERE content ->> 'outcome' IN ('failed', 'died') "
+        "ORDER BY content ->> 'occasion', startup_id"
+    )
+    return [row["content"] for row in rows]
+
+
+def make_store(path: Path) -> None:
+    """Make a store where there is none, and bring an older one to this version."""
+    with Store(path):
+        pass
+
+
+def read_store(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return what `stored_runs` and `failed_starts` return of a store file."""
+    with Store(path, read_only=True) as store:
+        return stored_runs(store), failed_starts(store)
 
 
 def with_run_ids(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

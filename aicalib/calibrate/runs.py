@@ -204,8 +204,13 @@ def warmed_up(record: Mapping[str, Any]) -> bool:
     """Return whether the engine had served prompts like those of the run before it began.
 
     InferenceX starts a server for each run, and warms it up, if at all, with one prompt sent again and again: kernels
-    for other lengths are compiled when the first wave of drawn prompts comes. Others run a sweep on one server.
+    for other lengths are compiled when the first wave of drawn prompts comes. Others run a sweep on one server. A run
+    that `aicalib measure` took says it itself.
     """
+    extra = record.get("extra")
+    said = record.get("warmed_up", extra.get("warmed_up") if isinstance(extra, Mapping) else None)
+    if said is not None:
+        return bool(said)
     return not _given(record.get("num_warmups")) and record.get("range_ratio") != INFERENCEX_RATIO
 
 

@@ -150,6 +150,8 @@ def _text(record: Mapping[str, Any], name: str) -> str | None:
 
 def refusal(record: Mapping[str, Any]) -> RequestError | None:
     """Return why a record cannot be asked, or None where it can."""
+    if record.get("outcome") == "failed":
+        return InvalidValue(f"the engine did not start: {record.get('reason')}")
     if record.get("disagg") is True:
         return NotCovered("a start of a disaggregated deployment does not say which pool it belongs to")
     for key, what in (("engine", "engine"), ("model", "model"), ("tp", "tensor-parallel width")):
