@@ -1,0 +1,336 @@
+"""`aicalib search`: the best deployments for a service level, and why each wins or loses."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aicalib.cli.output import (
+    DEFAULT_WAIT_S,
+    PAGE_COLUMNS,
+    Db,
+    Jobs,
+    Json,
+    ProfileName,
+    Scheduler,
+    Wait,
+    find_profile,
+    print_json,
+    print_table,
+    progress,
+)
+
+if TYPE_CHECKING:
+    from aicalib.plan.figures import Number
+    from aicalib.plan.found import Choice, Found, Point
+    from aicalib.plan.search import Goal
+    from aicalib.plan.space import Sought
+    from aicalib.plan.task import Bound
+
+LIMIT = 100_000
+MOST_REASONS = 6
+"""Reasons of a kind of which a person is shown each."""
+
+CALIBRATED = "calibrated"
+
+MOST_POINTS = 12
+"""Points of the front that a person is shown, evenly over it."""
+
+_LIST = "Several with commas."
+_ONLY = "Only these, with commas; 'auto' leaves it to checkpoint and engine."
+
+
+def search(
+    model: Annotated[
+        str, typer.Option(help="Catalogue name, Hugging Face id, or path of a config.json.")
+    ] = "llama-70b",
+    gpu: Annotated[str, typer.Option(help=f"Accelerator, or a .toml file of your own. {_LIST}")] = "h100-sxm",
+    gpus: Annotated[int, typer.Option(help="How many of one kind.")] = 8,
+    isl: Annotated[float, typer.Option(help="Mean input tokens.")] = 1024,
+    osl: Annotated[float, typer.Option(help="Mean output tokens.")] = 256,
+    prefix_hit: Annotated[float, typer.Option(help="Share of the input that the prefix cache holds.")] = 0.0,
+    ttft_ms: Annotated[float | None, typer.Option(help="Time to first token, at most.")] = None,
+    tpot_ms: Annotated[float | None, typer.Option(help="Time per further output token, at most.")] = None,
+    e2e_ms: Annotated[float | None, typer.Option(help="Whole request, at most.")] = None,
+    percentile: Annotated[
+        str, typer.Option(help="What the three bounds are about: mean, p50, p90, p95 or p99.")
+    ] = "mean",
+    soft: Annotated[
+        bool, typer.Option("--soft", help="Weigh an excess over the three bounds instead of ruling it out.")
+    ] = False,
+    slo: Annotated[
+        Path | None,
+        typer.Option(
+            help="A service level as the `slo` of an autotuner's task has it, as a JSON file.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="throughput (a GPU), latency, ttft, tpot, balance or cost.")
+    ] = "throughput",
+    robust: Annotated[
+        bool, typer.Option("--robust", help="Rank, and hold the bounds, by the pessimistic end of intervals.")
+    ] = False,
+    prices: Annotated[
+        str | None,
+        typer.Option(help="A file of prices (docs/plan.md), or 'example'; objective cost needs one."),
+    ] = None,
+    engine: Annotated[str, typer.Option(help=f"sglang, vllm or trtllm. {_LIST}")] = "sglang",
+    engine_version: Annotated[str | None, typer.Option(help="Default: the newest known.")] = None,
+    gemm: Annotated[str | None, typer.Option(help=f"Formats of dense weights. {_ONLY}")] = None,
+    kv: Annotated[str | None, typer.Option(help=f"Formats of the KV cache. {_ONLY}")] = None,
+    fmha: Annotated[str | None, typer.Option(help=f"Formats in which attention multiplies. {_ONLY}")] = None,
+    moe: Annotated[str | None, typer.Option(help=f"Formats of the experts. {_ONLY}")] = None,
+    tp: Annotated[str | None, typer.Option(help="Only these tensor-parallel widths.")] = None,
+    pp: Annotated[str | None, typer.Option(help="Only these numbers of pipeline stages.")] = None,
+    dp: Annotated[str | None, typer.Option(help="Only these numbers of attention ranks.")] = None,
+    ep: Annotated[str | None, typer.Option(help="Only these numbers of expert ranks.")] = None,
+    concurrency: Annotated[
+        str | None, typer.Option(help="Only these numbers of requests in flight of a replica.")
+    ] = None,
+    separate: Annotated[
+        bool, typer.Option("--separate/--no-separate", help="Also try prefill on instances of its own.")
+    ] = True,
+    network_gbit_s: Annotated[
+        float | None, typer.Option(help="Rate at which one GPU sends a cache to another node.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="Choices to show of each group.")] = 5,
+    limit: Annotated[
+        int, typer.Option(help="Configurations to try at most, the most important first; 0 is all.")
+    ] = LIMIT,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the Pareto front: a .png or .svg file.")
+    ] = None,
+    jobs: Jobs = 1,
+    scheduler: Scheduler = None,
+    profile: ProfileName = "default",
+    db: Db = None,
+    wait: Wait = DEFAULT_WAIT_S,
+    json: Json = False,
+) -> None:
+    """Find the best formats, widths and settings for a service level.
+
+    Every configuration that an engine starts is predicted. What starts from the published checkpoint and what needs a
+    checkpoint of its own are ranked apart; a tie is where the best is better by less than its own interval.
+    """
+    from aicalib.plan.search import search as find
+    from aicalib.plan.space import Sought
+    from aicalib.plan.workers import Where
+    from aicalib.report.pictures import front
+    from aicalib.report.pictures.style import picture_file
+
+    where = Where(jobs, scheduler)
+    if plot is not None:
+        picture_file(plot)
+    only = {
+        name: tuple(_read(name, word) for word in words.split(","))
+        for name, words in {
+            "gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe, "tp": tp, "pp": pp, "dp": dp, "ep": ep,
+            "concurrency": concurrency,
+        }.items()
+        if words is not None
+    }  # fmt: skip
+    sought = Sought(
+        model=model,
+        gpus=tuple(each.strip() for each in gpu.split(",")),
+        count=gpus,
+        isl=isl,
+        osl=osl,
+        engines=tuple(each.strip() for each in engine.split(",")),
+        engine_version=engine_version,
+        prefix_hit=prefix_hit,
+        network_gbit_s=network_gbit_s,
+        only=only,
+        separate=separate,
+    )
+    bounds = {"ttft": ttft_ms, "tpot": tpot_ms, "latency": e2e_ms}
+    goal = _goal(bounds, percentile, soft, slo, objective, robust, prices, sought)
+    used = find_profile(profile, db, wait)
+    with progress("search", None) as tick:
+        found = find(sought, goal, used, top, limit or None, tick, where)
+    if plot is not None:
+        front.draw(found.as_dict(), plot)
+    if json:
+        print_json(found.as_dict())
+    else:
+        _print(found, goal)
+
+
+def _read(name: str, word: str) -> Any:
+    """Read one value to try."""
+    from aicalib.errors import InvalidValue
+    from aicalib.plan.formats import FIELDS
+
+    if name in FIELDS:
+        return word.strip()
+    try:
+        return int(word)
+    except ValueError:
+        raise InvalidValue(f"{name} '{word.strip()}' is not a whole number", [f"--{name} 1,2,4"]) from None
+
+
+def _goal(
+    thresholds: dict[str, float | None],
+    percentile: str,
+    soft: bool,
+    slo: Path | None,
+    objective: str,
+    robust: bool,
+    prices: str | None,
+    sought: Sought,
+) -> Goal:
+    from aicalib.errors import InvalidValue, UnknownName
+    from aicalib.hardware import get_accelerator
+    from aicalib.plan.price import load_prices
+    from aicalib.plan.search import PERCENTILES, STEEPNESS, Goal, bound
+    from aicalib.plan.task import load_service_level
+
+    if percentile not in ("mean", *PERCENTILES):
+        raise UnknownName("percentile", percentile, ["mean", *PERCENTILES])
+    given: tuple[Bound, ...] = tuple(
+        bound(metric, each, None if percentile == "mean" else percentile, hard=not soft)
+        for metric, each in thresholds.items()
+        if each is not None
+    )
+    steepness = STEEPNESS
+    if slo is not None:
+        if given:
+            raise InvalidValue("--slo is a whole service level; it stands alone", ["--slo without --ttft-ms"])
+        given, steepness = load_service_level(slo)
+    rates = {}
+    if prices is not None:
+        read = load_prices(prices)
+        rates = {gpu: read.of(get_accelerator(gpu)).per_hour for gpu in sought.gpus}
+    return Goal(objective, given, steepness, robust, rates)
+
+
+# ------------------------------------------------------------------------------------------------------------ text
+
+
+def _print(found: Found, goal: Goal) -> None:
+    sought = found.sought
+    level = ", ".join(_bound(each) for each in goal.bounds) or "no service level"
+    echo = typer.echo
+    kinds = f"{' or '.join(sought.engines)} on {sought.count} x {' or '.join(sought.gpus)}"
+    echo(f"{sought.model}, {kinds}, {sought.isl:g} in, {sought.osl:g} out")
+    echo(f"{found.objective}{', by the pessimistic end of intervals' if found.robust else ''}; {level}")
+    echo(f"{found.evaluated} configurations, profile {found.profile}")
+    named = len(sought.gpus) * len(sought.engines) > 1
+    for title, choices in (
+        ("starts from the published checkpoint", found.at_once),
+        ("needs a checkpoint of its own", found.with_checkpoint),
+    ):
+        if choices:
+            echo("")
+            _print_choices(title, choices, named)
+    for title, choice in (("best", found.best), ("best with a checkpoint of its own", _second(found))):
+        if choice is not None:
+            echo(f"\n{title}: {choice.start.words(named)}")
+            _print_choice(choice)
+    echo("")
+    _print_front(found.pareto or found.pareto_with_checkpoint)
+    lines = [f"{each.number} x {each.reason}; nearest: {each.nearest}" for each in found.lost]
+    _print_list("what lost, by formats and widths:", lines)
+    refused = [f"{count} x {reason}" for reason, count in found.refused.items()]
+    _print_list("refused, in configurations:", refused)
+    for note in found.notes:
+        echo(f"note: {note}")
+
+
+def _second(found: Found) -> Choice | None:
+    return found.with_checkpoint[0] if found.at_once and found.with_checkpoint else None
+
+
+def _bound(each: Bound) -> str:
+    from aicalib.plan.losers import spelled
+
+    return spelled(each) + ("" if each.hard_fail else ", weighted")
+
+
+def _print_choices(title: str, choices: Sequence[Choice], named: bool) -> None:
+    rows = []
+    for place, each in enumerate(choices, start=1):
+        figures = each.figures
+        mark = "" if each.origin == CALIBRATED else "*"
+        rows.append([
+            f"{place}{mark}{' tie' if each.tie else ''}", str(each.replicas), str(each.workload["concurrency"]),
+            _interval(figures["output_tok_s_per_gpu"]), _plain(figures["ttft_ms"].value),
+            _plain(figures["tpot_ms"].value), each.start.words(named),
+        ])  # fmt: skip
+    header = ["", "replicas", "in flight", "tok/s/GPU", "TTFT ms", "TPOT ms", "start"]
+    print_table(title, header, rows, "lrrrrrl")
+    weaker = dict.fromkeys(each.origin for each in choices if each.origin != CALIBRATED)
+    if weaker:
+        typer.echo(f"* {', '.join(weaker)}: no runs like it were fitted")
+
+
+def _print_choice(choice: Choice) -> None:
+    held = choice.memory
+    for sentence in choice.why.split("; "):
+        _wrapped(f"- {sentence}")
+    _wrapped(
+        f"memory of one GPU: weights {held.weights_gib:.1f} GiB, KV pool {held.kv_pool_gib:.1f} GiB, of which "
+        f"{held.margin_gib:.1f} GiB stay free; it holds {held.max_concurrency} such requests"
+    )
+    if choice.cost_per_mtok is not None:
+        typer.echo(f"  a million output tokens cost {_interval(choice.cost_per_mtok)}")
+    if choice.idle_gpus:
+        typer.echo(f"  {choice.idle_gpus} of the GPUs stay idle")
+    if choice.needs:
+        typer.echo(f"  needs {choice.needs}")
+    for each in choice.accuracy:
+        wide = f", {each.of_16_bit:g} in 16 bit" if each.of_16_bit is not None else ""
+        note = f" ({each.note})" if each.note else ""
+        where = each.source.partition("@")[0]
+        _wrapped(f"accuracy, {each.field} {each.mode}: {each.test} {each.score:g}{wide}{note}; {where}")
+    if not choice.accuracy:
+        typer.echo("  no published accuracy of these formats is known")
+    for name, text in choice.launch.files.items():
+        typer.echo(textwrap.indent(f"{name}: {text.rstrip()}", "  "))
+    typer.echo(f"  {choice.launch.line()}")
+
+
+def _wrapped(text: str) -> None:
+    lines = textwrap.wrap(text, PAGE_COLUMNS - 4, break_on_hyphens=False)
+    typer.echo("\n".join(f"  {'  ' if number else ''}{line}" for number, line in enumerate(lines)))
+
+
+def _print_front(points: Sequence[Point]) -> None:
+    step = max(-(-len(points) // MOST_POINTS), 1)
+    shown = points[::step] if step > 1 else points
+    rows = [
+        [_interval(each.output_tok_s_per_gpu), _plain(each.tok_s_per_user.value), _plain(each.ttft_ms.value),
+         str(each.concurrency), "yes" if each.meets else "no", each.words]
+        for each in shown
+    ]  # fmt: skip
+    header = ["tok/s/GPU", "tok/s/user", "TTFT ms", "in flight", "in level", "start"]
+    some = f", {len(shown)} of {len(points)} points" if step > 1 else ""
+    print_table(f"Pareto front{some}", header, rows, "rrrrll")
+
+
+def _print_list(title: str, lines: list[str]) -> None:
+    if not lines:
+        return
+    typer.echo(f"\n{title}")
+    for line in lines[:MOST_REASONS]:
+        _wrapped(line)
+    if len(lines) > MOST_REASONS:
+        typer.echo(f"  and {len(lines) - MOST_REASONS} other reasons: --json has all")
+
+
+def _plain(value: float) -> str:
+    return "-" if value != value else f"{value:.4g}"
+
+
+def _interval(number: Number) -> str:
+    known = number.low == number.low
+    return (
+        f"{_plain(number.value)} ({_plain(number.low)} .. {_plain(number.high)})"
+        if known
+        else _plain(number.value)
+    )

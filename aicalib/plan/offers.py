@@ -1,0 +1,135 @@
+"""What one engine on one kind of GPU offers a model: formats, layouts and settings that it starts."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from itertools import product
+from math import gcd
+from typing import Any
+
+import numpy as np
+
+from aicalib.engines.launch import assemble
+from aicalib.engines.request import Request, request_of
+from aicalib.errors import RequestError
+from aicalib.features import GIGABIT
+from aicalib.hardware import get_accelerator
+from aicalib.identify import WIDTHS, gpus_together, identify
+from aicalib.models import get_architecture
+from aicalib.plan.configuration import SETTINGS, Layout, Offer, Pools, Setting, Sought, layout_columns
+from aicalib.plan.formats import Formats, formats_of
+from aicalib.profiles.profile import Profile
+from aicalib.resolve import resolve_known
+
+
+@cache
+def listed() -> Mapping[str, Any]:
+    """Return the values that are tried beside formats and widths (`space.toml`)."""
+    return tomllib.loads(files("aicalib.plan").joinpath("space.toml").read_text(encoding="utf-8"))
+
+
+def offer_of(
+    sought: Sought, gpu: str, engine: str, profile: Profile, levels: int, refused: Counter[str]
+) -> Offer:
+    """Return what one engine on one kind of GPU offers; what it refuses is counted in configurations.
+
+    Raises
+    ------
+    RequestError
+        For names that no table holds, or where the engine does not serve the model there at all.
+    """
+    formats = formats_of(sought.model, gpu, engine, sought.engine_version, profile, sought.only)
+    names = {"model": sought.model, "gpu": gpu, "engine": engine, "engine_version": formats.engine_version}
+    base = request_of(names | (formats.found[0].options if formats.found else {}))
+    settings = _settings(sought, base)
+    layouts = _layouts(sought, gpu)
+    kept_settings, without = _starting(base, settings)
+    kept_layouts, wrong = _starting(base, layouts)
+    valid, impossible = _possible(sought, formats, kept_layouts)
+    forms, all_layouts = len(formats.found), len(layouts)
+    for reason, count in (*wrong.items(), *impossible.items()):
+        refused[reason] += count * forms * len(settings) * levels
+    for reason, count in without.items():
+        refused[reason] += count * forms * all_layouts * levels
+    for reason in formats.refused.values():
+        refused[reason] += len(valid) * len(kept_settings) * levels
+    return Offer(formats, tuple(valid), tuple(kept_settings))
+
+
+def _starting(base: Request, choices: Sequence[Any]) -> tuple[list[Any], Counter[str]]:
+    """Return the layouts or settings that the engine starts with all else open, and why not the others."""
+    kept, refused = [], Counter[str]()
+    for each in choices:
+        try:
+            assemble(base.changed(each.options))
+        except RequestError as error:
+            refused[str(error)] += 1
+        else:
+            kept.append(each)
+    return kept, refused
+
+
+def _possible(
+    sought: Sought, formats: Formats, layouts: Sequence[Layout]
+) -> tuple[list[Layout], Counter[str]]:
+    """Return the layouts that the model and the lengths allow, and why not the others."""
+    if not layouts:
+        return [], Counter()
+    who = identify(sought.model, formats.gpu, None, None, None, None, formats.engine, formats.engine_version)
+    one = np.ones(len(layouts))
+    columns = layout_columns(layouts) | {"isl": sought.isl * one, "osl": sought.osl * one, "concurrency": one}
+    errors = resolve_known([who], np.zeros(one.size, dtype=np.intp), columns).refused
+    kept = [layout for at, layout in enumerate(layouts) if at not in errors]
+    return kept, Counter(str(error) for error in errors.values())
+
+
+def _settings(sought: Sought, base: Request) -> list[Setting]:
+    """Return all settings of an engine."""
+    arch = base.architecture
+    assert arch is not None
+    tried = []
+    for name in SETTINGS:
+        if name in sought.only:
+            tried.append(list(sought.only[name]))
+            continue
+        values = listed()[name].get(base.engine, [])
+        tried.append([None, *(values if name != "spec_tokens" or arch.mtp_layers else [])])
+    return [Setting(*values) for values in product(*tried)]
+
+
+def _layouts(sought: Sought, gpu: str) -> list[Layout]:
+    """Return all ways to lay a replica on at most so many GPUs, in rising size."""
+    accelerator, arch = get_accelerator(gpu), get_architecture(sought.model)
+    together = min(gpus_together(accelerator), sought.count)
+    widths = [each for each in WIDTHS if each <= together]
+
+    def tried(name: str, all_: Sequence[int]) -> list[int]:
+        return [int(each) for each in sought.only.get(name, all_)]
+
+    plain = [
+        Layout(tp, pp, dp, ep)
+        for tp in tried("tp", widths)
+        for pp in tried("pp", [each for each in WIDTHS if tp * each <= together])
+        for dp in tried("dp", [each for each in WIDTHS if each <= tp])
+        for ep in tried("ep", [each for each in WIDTHS if each <= tp] if arch.moe_layers else [1])
+        if tp * pp <= sought.count
+    ]
+    if not sought.separate:
+        return plain
+    link = accelerator.link_bytes_s / GIGABIT if accelerator.link_bytes_s else None
+    separate = []
+    for decode, prefill_tp in product([each for each in plain if each.pp == 1], tried("tp", widths)):
+        for prefills, decodes in product(range(1, sought.count + 1), repeat=2):
+            size = prefills * prefill_tp + decodes * decode.tp
+            rate = link if size <= accelerator.link_gpus else sought.network_gbit_s
+            if size > sought.count or sought.count % size or rate is None or gcd(prefills, decodes) > 1:
+                continue  # with a common divisor it is several replicas of a smaller one
+            pools = Pools(
+                prefill_tp, min(decode.dp, prefill_tp), min(decode.ep, prefill_tp), prefills, decodes, rate
+            )
+            separate.append(decode._replace(pools=pools))
+    return [*plain, *separate]

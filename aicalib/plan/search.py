@@ -1,0 +1,404 @@
+"""The best deployments for a service level: every valid configuration predicted, ranked, and the losers explained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aicalib.engines.launch import Launch, assemble
+from aicalib.errors import InvalidValue, RequestError, UnknownName
+from aicalib.hardware import get_accelerator
+from aicalib.identify import gpus_together
+from aicalib.physics.memory import GIB, largest_concurrency
+from aicalib.plan.accuracy import published
+from aicalib.plan.evaluate import Evaluated, evaluate
+from aicalib.plan.figures import OUTPUT, SHOWN, Number
+from aicalib.plan.found import Choice, Found, Margin, Point
+from aicalib.plan.front import front
+from aicalib.plan.losers import losers
+from aicalib.plan.score import BASES, THROUGHPUT, Figure, penalty
+from aicalib.plan.space import STAGES, Sought, lay_out
+from aicalib.plan.task import Bound
+from aicalib.plan.unmet import no_room, unmet
+from aicalib.plan.why import reasons
+from aicalib.plan.workers import HERE, Where
+from aicalib.prediction import ORIGINS, Prediction, predict_batch
+from aicalib.profiles.profile import Profile, default_profile
+
+Array = NDArray[np.float64]
+Codes = NDArray[np.intp]
+Yes = NDArray[np.bool_]
+
+OBJECTIVES: Final[Mapping[str, str]] = {
+    "throughput": "maximize_throughput",
+    "latency": "minimize_latency",
+    "ttft": "minimize_ttft",
+    "tpot": "minimize_tpot",
+    "balance": "balanced",
+    "cost": "cost",
+}
+"""Objectives of a search, and the base of their score in `aicalib.plan.score`; "cost" is the price of a million output
+tokens."""
+
+LIMIT: Final = 100_000
+"""Configurations that are tried where not said otherwise."""
+
+STEEPNESS: Final = 0.1
+"""Relative excess over a weighted bound at which its penalty has grown by e, as the autotuner's own."""
+
+PERCENTILES: Final = ("p50", "p90", "p95", "p99")
+"""What a bound may be about beside the mean."""
+
+_SECONDS: Final = 3600.0
+_MILLION: Final = 1e6
+_AHEAD: Final = 4
+"""Choices beside those shown whose start is asked of the engine's rules at a time."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is sought.
+
+    Attributes
+    ----------
+    objective : str
+        One of `OBJECTIVES`.
+    bounds : tuple of Bound
+        The service level: `hard_fail` rules out what exceeds `fail_ratio` over it, `weight` penalizes an excess.
+    steepness : float
+    robust : bool
+        Rank, and hold the service level, by the pessimistic end of intervals.
+    prices : mapping of str to float
+        Kind of GPU, as named in `Sought.gpus` -> price of one for an hour.
+    """
+
+    objective: str = "throughput"
+    bounds: tuple[Bound, ...] = ()
+    steepness: float = STEEPNESS
+    robust: bool = False
+    prices: Mapping[str, float] = field(default_factory=dict)
+
+
+def bound(metric: str, threshold_ms: float, percentile: str | None = None, hard: bool = True) -> Bound:
+    """Return a bound of "ttft", "tpot" or "latency" (end to end), of the mean or a percentile such as "p99".
+
+    A hard one nothing may exceed; the excess over another is weighed as the autotuner does.
+    """
+    if hard:
+        return Bound(metric, percentile, threshold_ms / 1e3, weight=0.0, hard_fail=True, fail_ratio=0.0)
+    return Bound(metric, percentile, threshold_ms / 1e3)
+
+
+def search(
+    sought: Sought,
+    goal: Goal | None = None,
+    profile: Profile | None = None,
+    top: int = 5,
+    limit: int | None = LIMIT,
+    tick: Callable[[], object] = lambda: None,
+    where: Where = HERE,
+) -> Found:
+    """Find the best deployments.
+
+    Parameters
+    ----------
+    sought : Sought
+    goal : Goal, optional
+        Throughput a GPU without a service level if not given.
+    profile : Profile, optional
+        The shipped default if not given.
+    top : int
+        Choices to return of each group.
+    limit : int, optional
+        Configurations to try at most, in the order of `aicalib.plan.space`; None is all.
+    tick : callable
+        Called as work goes on.
+    where : Where
+        Who predicts.
+
+    Raises
+    ------
+    RequestError
+        For a wrong name or number; where the model fits nowhere (what is missing, and where it would fit); where
+        nothing keeps the service level (which bound binds, and the nearest that is reached).
+    """
+    goal, used = goal or Goal(), profile or default_profile()
+    _check(sought, goal, top, limit)
+    space = lay_out(sought, used, limit)
+    percentiles = sorted({bound.percentile for bound in goal.bounds if bound.percentile})
+    found = evaluate(space, used, percentiles, tick, where)
+    if not found.at.size:
+        raise no_room(found)
+    return _Ranking(found, goal, used, top).found()
+
+
+def _check(sought: Sought, goal: Goal, top: int, limit: int | None) -> None:
+    if goal.objective not in OBJECTIVES:
+        raise UnknownName("objective", goal.objective, OBJECTIVES)
+    if top < 1:
+        raise InvalidValue(f"top {top} is not a number of choices from 1 on", ["top 5"])
+    if limit is not None and limit < 1:
+        raise InvalidValue(f"limit {limit} is not a number of configurations from 1 on", ["limit 100000"])
+    for bound in goal.bounds:
+        if not (np.isfinite(bound.threshold_s) and bound.threshold_s > 0.0):
+            raise InvalidValue(
+                f"{bound.metric} bound of {1e3 * bound.threshold_s:g} ms is not a time above 0"
+            )
+    for gpu, price in goal.prices.items():
+        if not (np.isfinite(price) and price > 0.0):
+            raise InvalidValue(f"price of {gpu} is {price:g}, not a number above 0")
+    missing = [gpu for gpu in sought.gpus if gpu not in goal.prices]
+    if goal.objective == "cost" and missing:
+        raise InvalidValue(f"objective cost needs a price for {', '.join(missing)}", ["prices FILE"])
+
+
+class _Ranking:
+    """Configurations in their order, and the engine's word on those that are shown."""
+
+    def __init__(self, found: Evaluated, goal: Goal, profile: Profile, top: int) -> None:
+        self.evaluated, self.goal, self.profile, self.top = found, goal, profile, top
+        self.space = found.space
+        self.figures = {end: found.end(end) for end in ("value", "low", "high")}
+        self.price = self._prices()
+        self.bases = {end: self._base(figures) for end, figures in self.figures.items()}
+        self.scores = {end: self._score(end) for end in self.figures}
+        self.kinds = self.space.kinds()[found.starts]
+        self.alive = np.ones(found.at.size, dtype=np.bool_)
+        self.refused: Counter[str] = self.space.refused + found.refused
+        self.launches: dict[int, Launch] = {}
+        needs = [[form.needs is not None for form in offer.formats.found] for offer in self.space.offers]
+        most = max(map(len, needs))
+        table = np.array([each + [False] * (most - len(each)) for each in needs])
+        places = self.space.places[found.starts]
+        self.needs: Yes = table[places[:, 0], places[:, 1]]
+
+    def _prices(self) -> Array | None:
+        if not self.goal.prices:
+            return None
+        prices = np.array([self.goal.prices.get(offer.formats.gpu, np.nan) for offer in self.space.offers])
+        found: Array = prices[self.space.places[self.evaluated.starts, 0]]
+        return found
+
+    def _cost(self, figures: Mapping[Figure, Array]) -> Array | None:
+        """Return the price of a million output tokens: all GPUs that were given are paid for."""
+        if self.price is None:
+            return None
+        cost: Array = _MILLION * self.price / (_SECONDS * figures[OUTPUT])
+        return cost
+
+    def _base(self, figures: Mapping[Figure, Array]) -> Array:
+        if self.goal.objective == "cost":
+            cost = self._cost(figures)
+            assert cost is not None
+            return cost
+        base: Array = BASES[OBJECTIVES[self.goal.objective]](figures)
+        return base
+
+    def _score(self, end: str) -> Array:
+        base = self.bases[end]
+        found = base + np.abs(base) * penalty(self.goal.bounds, self.goal.steepness, self.figures[end])
+        return np.where(np.isnan(found), np.inf, found)
+
+    @property
+    def rank_by(self) -> str:
+        """The end of the intervals that decides."""
+        return "high" if self.goal.robust else "value"
+
+    def found(self) -> Found:
+        """Return what the search found.
+
+        Raises
+        ------
+        RequestError
+            Where nothing keeps the service level, or nothing that does is started by the engine.
+        """
+        first, second = self._best(~self.needs), self._best(self.needs)
+        fronts = [self._front(~self.needs), self._front(self.needs)]
+        if not first.size and not second.size:
+            raise unmet(
+                self.evaluated, self.goal.bounds, self.figures[self.rank_by], self.alive, self.goal.robust
+            )
+        shown = np.concatenate([first, second])
+        batch = self.evaluated.asked(shown)
+        predictions = predict_batch(batch, self.profile)
+        why = reasons(self.evaluated, shown, self.scores[self.rank_by], self.alive, self.profile)
+        best = [*first[:1].repeat(first.size), *second[:1].repeat(second.size)]
+        choices = [
+            self._choice(int(row), at, predictions, int(leader), words)
+            for at, (row, leader, words) in enumerate(zip(shown, best, why, strict=True))
+        ]
+        tried = np.bincount(self.space.stage, minlength=len(STAGES)) * len(self.space.concurrency)
+        kept = ~self.needs if first.size else self.needs
+        return Found(
+            sought=self.space.sought,
+            profile=self.profile.label,
+            objective=self.goal.objective,
+            robust=self.goal.robust,
+            evaluated=int(tried.sum()),
+            stages=tuple((int(each), all_) for each, all_ in zip(tried, self.space.sizes, strict=True)),
+            at_once=tuple(choices[: first.size]),
+            with_checkpoint=tuple(choices[first.size :]),
+            pareto=self._points(fronts[0]),
+            pareto_with_checkpoint=self._points(fronts[1]),
+            refused=dict(self.refused.most_common()),
+            same={name: other for offer in self.space.offers for name, other in offer.formats.same.items()},
+            lost=losers(self.evaluated, self.goal.bounds, self.figures[self.rank_by], self.bases[self.rank_by],
+                        self.alive & kept, self.kinds, int(shown[0])),
+            notes=self._notes(),
+            predictions=predictions,
+        )  # fmt: skip
+
+    def _notes(self) -> tuple[str, ...]:
+        notes = []
+        whole, tried = sum(self.space.sizes), self.space.stage.size * len(self.space.concurrency)
+        if tried < whole:
+            notes.append(f"{tried} of {whole} configurations were tried, the most important first")
+        sought, gpus = self.space.sought, [get_accelerator(gpu) for gpu in self.space.sought.gpus]
+        if sought.separate and any(gpu.link_bytes_s for gpu in gpus):
+            notes.append(
+                "prefill on instances of its own sends its cache over the GPUs' link at the datasheet's rate"
+            )
+        if (
+            sought.separate
+            and sought.network_gbit_s is None
+            and any(sought.count > gpu.link_gpus for gpu in gpus)
+        ):
+            notes.append(
+                "no cache is sent where no link joins the GPUs: the network's rate was not given (network_gbit_s)"
+            )
+        if any(sought.count > gpus_together(gpu) for gpu in gpus):
+            notes.append("an instance lies inside one node; replicas, and prefill apart, go over several")
+        return tuple(notes)
+
+    def _best(self, group: Yes) -> Codes:
+        """Return the best configuration of the best kinds in a group, each of which the engine starts."""
+        by, base = self.scores[self.rank_by], self.bases[self.rank_by]
+        rows = np.flatnonzero(group & np.isfinite(by))
+        order = rows[np.lexsort((self.evaluated.starts[rows], base[rows], by[rows]))]
+        while True:
+            order = order[self.alive[order]]
+            _, first = np.unique(self.kinds[order], return_index=True)
+            best = order[np.sort(first)][: self.top + _AHEAD]
+            if all([self._starts(int(row)) for row in best]):
+                return best[: self.top]
+
+    def _front(self, group: Yes) -> Codes:
+        figures = self.figures["value"]
+        per_gpu = figures[OUTPUT]
+        with np.errstate(divide="ignore"):
+            per_user = 1.0 / figures["tpot", None]
+        while True:
+            rows = np.flatnonzero(group & self.alive)
+            found = rows[front(per_gpu[rows], per_user[rows])]
+            if all([self._starts(int(row)) for row in found]):
+                return found
+
+    def _starts(self, row: int) -> bool:
+        """Return whether the engine starts a configuration, asked once; if not, it is counted and out of the running.
+
+        What refuses a start's formats and widths refuses it under any concurrency.
+        """
+        place = int(self.evaluated.starts[row])
+        if place in self.launches:
+            return True
+        try:
+            self.launches[place] = assemble(self.space.start(place).request(self.space.sought))
+        except RequestError as error:
+            same = self.evaluated.starts == place
+            self.alive &= ~same
+            self.refused[str(error)] += int(same.sum())
+            return False
+        return True
+
+    def _choice(self, row: int, at: int, predictions: Prediction, best: int, why: str) -> Choice:
+        place = int(self.evaluated.starts[row])
+        start, batch = self.space.start(place), predictions.batch
+        size, count = start.layout.n_gpus, self.space.sought.count
+        cost = [self._cost(self.figures[end]) for end in ("value", "low", "high")]
+        deployment = batch.deployment(at).as_dict()
+        return Choice(
+            start=start,
+            deployment=deployment,
+            workload=batch.workload(at).as_dict(),
+            figures=self._shown(row),
+            score=Number(*(float(self.scores[end][row]) for end in ("value", "low", "high"))),
+            origin=str(ORIGINS[int(self.evaluated.origins[row])]),
+            replicas=count // size,
+            idle_gpus=count % size,
+            cost_per_mtok=None if cost[0] is None else Number(*(float(each[row]) for each in cost if each is not None)),
+            memory=_margin(predictions, at),
+            launch=self.launches[place],
+            needs=start.format.needs,
+            tie=row != best and bool(self.bases["value"][row] <= self.bases["high"][best]),
+            why=why,
+            accuracy=published(deployment),
+            row=at,
+        )  # fmt: skip
+
+    def _shown(self, row: int) -> dict[str, Number]:
+        found = {}
+        figures = self.figures
+        for name, (key, scale) in SHOWN.items():
+            found[name] = _number(figures, key, row, scale)
+        for metric, percentile in figures["value"]:
+            if percentile is not None:
+                name = next(shown for shown, (key, _) in SHOWN.items() if key[0] == metric)
+                found[f"{name} {percentile}"] = _number(figures, (metric, percentile), row, 1e3)
+        tpot = found["tpot_ms"]
+        found["tok_s_per_user"] = _per_second(tpot)
+        return found
+
+    def _points(self, rows: Codes) -> tuple[Point, ...]:
+        points = []
+        for row in rows.tolist():
+            place = int(self.evaluated.starts[row])
+            start = self.space.start(place)
+            figures = self._shown(row)
+            points.append(
+                Point(
+                    options=start.options(self.space.sought),
+                    concurrency=int(self.evaluated.concurrency[row]),
+                    output_tok_s_per_gpu=figures["output_tok_s_per_gpu"],
+                    tok_s_per_user=figures["tok_s_per_user"],
+                    ttft_ms=figures["ttft_ms"],
+                    meets=bool(np.isfinite(self.scores[self.rank_by][row])),
+                    needs=start.format.needs,
+                    origin=str(ORIGINS[int(self.evaluated.origins[row])]),
+                    words=self.space.words(place),
+                )
+            )
+        return tuple(points)
+
+
+def _number(figures: Mapping[str, Mapping[Figure, Array]], key: Figure, row: int, scale: float) -> Number:
+    """Return a figure with its interval; the good end of a rate is its high one."""
+    rate = key in (OUTPUT, THROUGHPUT)
+    ends = ("value", "high", "low") if rate else ("value", "low", "high")
+    return Number(*(scale * float(figures[end][key][row]) for end in ends))
+
+
+def _per_second(time_ms: Number) -> Number:
+    with np.errstate(divide="ignore"):
+        value, low, high = (float(each) for each in 1e3 / np.array(time_ms))
+    return Number(value, high, low)
+
+
+def _margin(predictions: Prediction, at: int) -> Margin:
+    held, batch = predictions.memory, predictions.batch
+    tokens = batch.load.isl + batch.load.osl
+    most = largest_concurrency(held, tokens, batch.instance_settings.max_running)[at]
+    pools = batch.features.separation
+    instances = 1.0 if pools is None or not pools.separate[at] else pools.decode_instances[at]
+    in_flight = batch.load.concurrency[at] / instances / held.ranks[at] * tokens[at] * held.cell_bytes[at]
+    return Margin(
+        weights_gib=float(held.weights_bytes[at]) / GIB,
+        kv_pool_gib=float(held.kv_pool_bytes[at]) / GIB,
+        margin_gib=float(held.kv_pool_bytes[at] - in_flight) / GIB,
+        max_total_tokens=int(held.max_total_tokens[at]),
+        max_concurrency=int(most),
+    )
