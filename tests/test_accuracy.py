@@ -12,7 +12,6 @@ from importlib.resources import files
 import numpy as np
 import pytest
 from conftest import MEASUREMENTS, ROOT
-from matplotlib import rc_context
 
 from aicalib.calibrate import scoreboard as module
 from aicalib.calibrate.build import fitted
@@ -28,7 +27,8 @@ from aicalib.nearness import NEARNESS
 from aicalib.profiles import uncalibrated
 from aicalib.profiles.profile import METRICS
 from aicalib.report.accuracy import PLOTS, page
-from aicalib.report.accuracy_plots import STYLE, coverage, save, write_plots
+from aicalib.report.pictures.scoreboard import coverage, save, write_plots
+from aicalib.report.pictures.style import styled
 
 FIGURES = ROOT / "docs" / "accuracy.json"
 
@@ -249,6 +249,6 @@ def test_page_and_plots_are_the_same_bytes_again(small, tmp_path):
     for name in PLOTS:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in tmp_path.iterdir()} == set(PLOTS)
-    with rc_context(STYLE):
+    with styled():
         save(coverage(document), tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "coverage.png").read_bytes()

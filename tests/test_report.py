@@ -14,7 +14,8 @@ from aicalib.cli.main import main
 from aicalib.errors import InvalidValue
 from aicalib.hardware import get_accelerator
 from aicalib.report.explain import KEYS, as_json, explain_text, roof_s, si
-from aicalib.report.plots import draw, roofline
+from aicalib.report.pictures.roofline import draw
+from aicalib.report.pictures.style import picture_file, save
 
 H100 = get_accelerator("h100-sxm")
 GEMM = {
@@ -165,7 +166,9 @@ def many_rows():
 
 @pytest.mark.parametrize(("suffix", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("PNG", b"\x89PNG")])
 def test_a_plot_is_written_and_the_same_twice(suffix, begins, tmp_path):
-    first, second = (roofline(ROWS, H100, tmp_path / f"{name}.{suffix}", "model\nformats") for name in "ab")
+    first, second = (
+        save(draw(ROWS, H100, "model\nformats").figure, tmp_path / f"{name}.{suffix}") for name in "ab"
+    )
     assert first.read_bytes().startswith(begins)
     assert first.read_bytes() == second.read_bytes()
 
@@ -216,14 +219,14 @@ def test_names_do_not_overlap_and_are_inside(rows, gpu):
 @pytest.mark.parametrize("name", ["roof.pdf", "roof", "roof.png.txt"])
 def test_another_kind_of_file_is_refused(name, tmp_path):
     with pytest.raises(InvalidValue, match=r"must end in \.png or \.svg"):
-        roofline(ROWS, H100, tmp_path / name)
+        picture_file(tmp_path / name)
 
 
 def test_a_plot_without_a_folder_or_a_point_is_refused(tmp_path):
     with pytest.raises(InvalidValue, match="there is no folder"):
-        roofline(ROWS, H100, tmp_path / "none" / "roof.png")
+        picture_file(tmp_path / "none" / "roof.png")
     with pytest.raises(InvalidValue, match="no operator"):
-        roofline([LINK], H100, tmp_path / "roof.png")
+        draw([LINK], H100)
 
 
 def test_predict_draws_a_plot(capsys, tmp_path):
@@ -240,6 +243,6 @@ def test_predict_draws_a_plot(capsys, tmp_path):
 
 
 def test_plots_are_loaded_only_when_drawn():
-    code = "import sys, aicalib.report.plots, aicalib.report.explain; print('matplotlib' in sys.modules)"
+    code = "import sys, aicalib.report.pictures.roofline, aicalib.report.explain; print('matplotlib' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"

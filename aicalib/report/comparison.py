@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from aicalib.report.prediction import formats_text
+
 METRICS = ("ttft_ms", "tpot_ms", "output_tok_s")
 
 HEADER = ["preset", "", "value", "90 % interval", "against the first"]
@@ -43,9 +45,7 @@ def comparison(names: Sequence[str], found: Sequence[dict[str, Any]]) -> list[li
 
 
 def _formats(found: dict[str, Any]) -> str:
-    at, run = found["deployment"], found["runnable"]
-    fields = {"gemm": at["gemm"], "kv": at["kvcache"], "fmha": at["fmha"], "moe": at["moe"]}
-    text = ", ".join(f"{field} {mode}" for field, mode in fields.items() if mode)
+    text, run = formats_text(found["deployment"]), found["runnable"]
     if run["ok"]:
         return text
     return (

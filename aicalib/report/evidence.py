@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,10 @@ WORDS = {
 """What the runs of a place in `DEPTHS` have in common."""
 
 
-def distances(prediction: Prediction, index: int, at_once: float) -> Array:
-    """Return how far each run that the profile was fitted on is from a question.
+def distances(
+    prediction: Prediction, index: int, at_once: float, columns: Mapping[str, Sequence[Any]] | None = None
+) -> Array:
+    """Return how far each of some runs is from a question.
 
     Parameters
     ----------
@@ -44,14 +47,16 @@ def distances(prediction: Prediction, index: int, at_once: float) -> Array:
         The row that asks.
     at_once : float
         Requests that it has in the engine at a time.
+    columns : mapping, optional
+        The runs, as `Profile.fitted` holds them; those that the profile was fitted on if not given.
 
     Returns
     -------
     ndarray
         The sum of `UNLIKE` over names that differ and of `RATIOS` |ln ratio| over numbers. Empty without runs; a column
-        that a profile lacks adds nothing.
+        that is lacking adds nothing.
     """
-    fitted = prediction.profile.fitted
+    columns = prediction.profile.fitted if columns is None else columns
     deployment, workload = prediction.batch.deployment(index), prediction.batch.workload(index)
     who = deployment.identity
     names = {
@@ -71,13 +76,13 @@ def distances(prediction: Prediction, index: int, at_once: float) -> Array:
         "osl": workload.osl,
         "concurrency": at_once,
     }
-    found = np.zeros(len(fitted.get("run_id", ())))
+    found = np.zeros(len(columns.get("run_id", ())))
     for column, weight in UNLIKE.items():
-        if column in fitted:
-            found += weight * np.array([each != names[column] for each in fitted[column]], dtype=np.float64)
+        if column in columns:
+            found += weight * np.array([each != names[column] for each in columns[column]], dtype=np.float64)
     for column, weight in RATIOS.items():
-        if column in fitted:
-            found += weight * np.abs(np.log(np.array(fitted[column], dtype=np.float64) / numbers[column]))
+        if column in columns:
+            found += weight * np.abs(np.log(np.array(columns[column], dtype=np.float64) / numbers[column]))
     return found
 
 

@@ -56,9 +56,9 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
     holds = int(largest_concurrency(held, per_request, batch.instance_settings.max_running)[index])
     margin = float(spare_bytes(held, per_request)[index]) / GIB
     overloaded = bool(prediction.overloaded[index])
-    at_once = _at_once(prediction, index)
-    if fits and holds < at_once:
-        waiting = f"{holds} of {at_once:.0f} whole requests run at once; others wait in line"
+    asks = at_once(prediction, index)
+    if fits and holds < asks:
+        waiting = f"{holds} of {asks:.0f} whole requests run at once; others wait in line"
         asked["notes"] = [*deployment.identity.notes, waiting]
     if deployment.drafter or deployment.mixed_chunk or workload.prefix_hit:
         plain_steps = "the breakdown is of a plain decode step and of the new tokens' prefill by themselves"
@@ -70,7 +70,7 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
         "profile": prediction.profile.label,
         "status": "does_not_fit" if not fits else "overloaded" if overloaded else "ok",
         "runnable": runnable(deployment)._asdict(),
-        "evidence": nearest(prediction, index, max(_at_once(prediction, index), 1.0)),
+        "evidence": nearest(prediction, index, max(at_once(prediction, index), 1.0)),
         "prediction": {
             metric: {
                 "value": float(interval.value[index]),
@@ -114,7 +114,7 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
     return found
 
 
-def _at_once(prediction: Prediction, index: int) -> float:
+def at_once(prediction: Prediction, index: int) -> float:
     """Return how many requests a workload has in the engine at a time, if it could hold them."""
     load = prediction.batch.load
     kind = load.kind[index]
@@ -152,7 +152,7 @@ def _breakdown(prediction: Prediction, index: int) -> list[dict[str, Any]]:
             "over": "link" if each.scale == "links" else "memory",
             "ms": 1e3 * float(each.time_s[0]),
             "share": float(each.time_s[0] / total_s(step)[0]),
-            "bound": each.bound,
+            "bound": str(np.ravel(each.bounds)[0]),
             "origin": origin
             if each.scale in FITTED or not each.scale
             else origins.get(each.surface, "datasheet"),
@@ -184,7 +184,7 @@ def _basis(prediction: Prediction, index: int) -> dict[str, Any]:
     }
 
 
-_SHOWN = (
+SHOWN = (
     ("ttft_ms", "TTFT", "ms"),
     ("tpot_ms", "TPOT", "ms"),
     ("e2e_ms", "end to end", "ms"),
@@ -194,15 +194,20 @@ _SHOWN = (
 )
 
 
+def formats_text(at: dict[str, Any]) -> str:
+    """Return the formats of a deployment: "gemm fp8, kv bfloat16, fmha bfloat16"."""
+    formats = {"gemm": at["gemm"], "kv": at["kvcache"], "fmha": at["fmha"], "moe": at["moe"]}
+    return ", ".join(f"{field} {mode}" for field, mode in formats.items() if mode)
+
+
 def heading(found: dict[str, Any]) -> list[str]:
     """Return what was asked: the deployment, its formats, the load."""
     at, load = found["deployment"], found["workload"]
-    formats = {"gemm": at["gemm"], "kv": at["kvcache"], "fmha": at["fmha"], "moe": at["moe"]}
     return [
         f"{at['model']} on {at['n_gpus']} x {at['gpu']}, {at['engine']} {at['engine_version']}, "
         f"tp {at['tp']} dp {at['dp']} ep {at['ep']}",
-        f"formats: {', '.join(f'{field} {mode}' for field, mode in formats.items() if mode)}",
-        f"load: {load['load']}, {_sent(load)}, {load['isl']:g} in, {load['osl']:g} out",
+        f"formats: {formats_text(at)}",
+        f"load: {load['load']}, {sent(load)}, {load['isl']:g} in, {load['osl']:g} out",
         *_unlike(at, load),
     ]
 
@@ -229,7 +234,7 @@ def text(found: dict[str, Any], *, explain: bool = False) -> str:
     return "\n".join([*lines, *evidence_lines(found)])
 
 
-def _sent(load: dict[str, Any]) -> str:
+def sent(load: dict[str, Any]) -> str:
     """Return how requests are sent, in words."""
     if load["load"] == "open":
         return f"{load['request_rate']:g} requests/s"
@@ -266,7 +271,7 @@ def _numbers(found: dict[str, Any]) -> list[str]:
     """Return the table of predicted numbers, and the memory."""
     held = found["memory"]
     lines = [f"{'':16}{'value':>10}  {'90 % interval':^21}  {'uncalibrated':>12}"]
-    for metric, label, unit in _SHOWN:
+    for metric, label, unit in SHOWN:
         each = found["prediction"][metric]
         known = math.isfinite(each["low"])
         interval = f"{number(each['low']):>9} .. {number(each['high']):<8}" if known else f"{'-':^21}"

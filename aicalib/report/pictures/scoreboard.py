@@ -16,6 +16,7 @@ from aicalib.calibrate.scoreboard import Board
 from aicalib.calibrate.validate import SPLITS, LeftOut
 from aicalib.nearness import NEARNESS
 from aicalib.report.accuracy import ENGINE_NAMES, LABELS
+from aicalib.report.pictures.style import COLORS, save, styled
 from aicalib.report.scores import METRIC_NAMES
 
 if TYPE_CHECKING:
@@ -24,33 +25,11 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.edgecolor": "#8C8C8C",
-    "xtick.color": "#4D4D4D",
-    "ytick.color": "#4D4D4D",
-    "grid.color": "#E6E6E6",
-    "legend.frameon": False,
-}
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
-"""Of Okabe and Ito, apart under every color blindness."""
-
 GENERATION_COLORS = {"hopper": COLORS[0], "blackwell": COLORS[1], "ampere": COLORS[2], "CDNA3": COLORS[3]}
 OTHER_COLOR = "#4D4D4D"
 ENGINE_COLORS = dict(zip(ENGINE_NAMES, COLORS, strict=False))
 
 DOTS_PER_INCH = 110
-PALETTE = 256
-"""Colors of a file."""
-
 BAND = 0.2
 """Error that counts as near."""
 
@@ -72,11 +51,9 @@ CONCURRENCY_EDGES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 def write_plots(board: Board, folder: Path) -> None:
     """Write every plot of the page as PNG, the same bytes for the same scoreboard."""
-    from matplotlib import rc_context
-
     folder.mkdir(exist_ok=True)
     runs, found = board.runs, board.answers["group"]
-    with rc_context(STYLE):
+    with styled():
         figures = {
             "measured.png": measured(runs, found),
             "residual_tpot.png": residuals(runs, found, "tpot_ms"),
@@ -88,23 +65,10 @@ def write_plots(board: Board, folder: Path) -> None:
             save(figure, folder / name)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG with a palette, at a third of the size."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    figure.set_dpi(DOTS_PER_INCH)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    image = Image.fromarray(pixels).convert("RGB")
-    image.quantize(PALETTE, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
-
-
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
 
 
 def _engines(runs: Runs) -> tuple[NDArray[np.object_], list[str]]:

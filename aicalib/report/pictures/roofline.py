@@ -1,32 +1,32 @@
-"""Plots as PNG or SVG files."""
+"""The roofline: operators of a step under the ceilings of one GPU."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from aicalib.errors import InvalidValue
 from aicalib.hardware import Accelerator
+from aicalib.report.pictures.style import COLORS, INK, QUIET, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
-    from matplotlib.transforms import Bbox
 
-SUFFIXES = (".png", ".svg")
-"""Kinds of file that a plot is written as."""
+Array = NDArray[np.float64]
 
-PHASES = {"decode": ("#0072B2", "o"), "prefill": ("#D55E00", "^")}
-"""Color and marker of a phase: blue and vermilion of Okabe and Ito, apart under every color blindness."""
+PHASES = {"decode": (COLORS[0], "o"), "prefill": (COLORS[1], "^")}
+"""Color and marker of a phase."""
 
-OTHER_PHASE = ("#009E73", "s")
-ROOF = "#4D4D4D"
-QUIET = "#8C8C8C"
+OTHER_PHASE = (COLORS[2], "s")
+ROOF = INK
 
 FOOT_COLUMNS = 170
 """Characters of a line below the plot."""
@@ -44,28 +44,9 @@ DIRECTIONS = tuple(math.radians(angle) for angle in (0, -30, -60, 30, -90, 60, -
 """Directions of a label that are tried, in this order."""
 
 
-def plot_file(path: str | Path) -> Path:
-    """Return the path of a plot, checked before any work is done.
-
-    Raises
-    ------
-    InvalidValue
-        If the suffix is neither .png nor .svg, or the folder is not there.
-    """
-    file = Path(path)
-    if file.suffix.lower() not in SUFFIXES:
-        raise InvalidValue(
-            f"plot {file}: the name must end in {' or '.join(SUFFIXES)}",
-            [str(file.with_suffix(suffix)) for suffix in SUFFIXES if file.name],
-        )
-    if not file.resolve().parent.is_dir():
-        raise InvalidValue(f"plot {file}: there is no folder {file.resolve().parent}")
-    return file
-
-
-def roofline(
-    rows: Sequence[Mapping[str, Any]], accelerator: Accelerator, path: str | Path, title: str = ""
-) -> Path:
+def draw(
+    rows: Sequence[Mapping[str, Any]], accelerator: Accelerator, title: str = "", source: str = ""
+) -> FigureCanvasAgg:
     """Draw operators under the roofs of one GPU: rate over arithmetic intensity, both logarithmic.
 
     Parameters
@@ -75,47 +56,31 @@ def roofline(
         named below the plot.
     accelerator : Accelerator
         Its bandwidth and its dense peaks in the number formats of the rows are the roofs.
-    path : str or Path
-        A .png or .svg file.
     title : str
         Lines above the plot: the model, the deployment.
+    source : str
+        What the figures come from, below the plot.
 
     Returns
     -------
-    Path
-        The file.
+    FigureCanvasAgg
+        On which the labels were placed; `style.save` writes its figure.
 
     Raises
     ------
     InvalidValue
-        If the file can be no plot, or no operator can be placed.
+        If no operator can be placed.
 
     Notes
     -----
     Williams, Waterman, Patterson (2009), doi:10.1145/1498765.1498785.
     """
-    file = plot_file(path)
-    from matplotlib import rc_context
-
-    with rc_context({"svg.hashsalt": "aicalib"}):
-        figure = draw(rows, accelerator, title).figure
-        # Without a date or version the same numbers give the same file.
-        figure.savefig(file, metadata={"Date": None} if file.suffix.lower() == ".svg" else {"Software": None})
-    return file
-
-
-def draw(rows: Sequence[Mapping[str, Any]], accelerator: Accelerator, title: str = "") -> FigureCanvasAgg:
-    """Draw the plot that `roofline` writes; parameters and errors as there."""
     placed = [row for row in rows if row.get("flops") and row.get("bytes") and row["ms"] > 0]
     if not placed:
         raise InvalidValue("roofline: there is no operator with both flops and bytes to place")
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
-        figure = Figure(figsize=(10, 6.4), dpi=150, layout="constrained")
-        canvas = FigureCanvasAgg(figure)
+    with styled():
+        figure = new_figure(10, 6.4)
+        canvas: FigureCanvasAgg = figure.canvas  # type: ignore[assignment]
         axes = figure.add_subplot()
         points = [_point(row) for row in placed]
         formats = [each for each in accelerator.peak_flops if each in {row.get("math") for row in placed}]
@@ -127,7 +92,7 @@ def draw(rows: Sequence[Mapping[str, Any]], accelerator: Accelerator, title: str
             area = SMALLEST + (LARGEST - SMALLEST) * row["share"]
             axes.scatter(x, y, s=area, c=color, marker=marker, edgecolors="white", linewidths=0.8, zorder=3)
         _legend(axes, placed)
-        _words(figure, axes, title, [row for row in rows if row not in placed])
+        _words(figure, axes, title, source, [row for row in rows if row not in placed])
         _label(canvas, axes, placed, points, roofs)
     return canvas
 
@@ -163,8 +128,6 @@ def _frame(
 
 def _roofs(axes: Axes, accelerator: Accelerator, formats: Sequence[str]) -> list[Annotation]:
     """Draw the bandwidth's slope up to the highest peak, and each format's peak from its ridge on."""
-    from matplotlib import patheffects
-
     bandwidth = accelerator.bandwidth_bytes_s
     left, right = axes.get_xlim()
     top = max((accelerator.peak_flops[each] for each in formats), default=bandwidth * right)
@@ -188,8 +151,6 @@ def _roofs(axes: Axes, accelerator: Accelerator, formats: Sequence[str]) -> list
         rotation_mode="anchor",
         color=ROOF,
     )
-    for each in (*texts, slope):
-        each.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])
     return [*texts, slope]
 
 
@@ -200,7 +161,7 @@ def _legend(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.legend(loc="lower right", frameon=False, title="area: share of the step's time", title_fontsize=8)
 
 
-def _words(figure: Figure, axes: Axes, title: str, missing: Sequence[Mapping[str, Any]]) -> None:
+def _words(figure: Figure, axes: Axes, title: str, source: str, missing: Sequence[Mapping[str, Any]]) -> None:
     if title:
         first, _, rest = title.partition("\n")
         above = 10 + 12 * len(rest.splitlines())
@@ -215,10 +176,12 @@ def _words(figure: Figure, axes: Axes, title: str, missing: Sequence[Mapping[str
             linespacing=1.25,
             annotation_clip=False,
         )
-    if missing:
-        names = ", ".join(dict.fromkeys(row["op"] for row in missing))
-        words = textwrap.fill(f"without flops or bytes, not shown: {names}", FOOT_COLUMNS)
-        figure.supxlabel(words, fontsize=7.5, color=QUIET)
+    names = ", ".join(dict.fromkeys(row["op"] for row in missing))
+    below = [f"without flops or bytes, not shown: {names}"] if missing else []
+    below += [source] if source else []
+    if below:
+        words = "\n".join(textwrap.fill(each, FOOT_COLUMNS) for each in below)
+        figure.supxlabel(words, x=0.01, ha="left", fontsize=7.5, color=QUIET)
 
 
 def _label(
@@ -229,27 +192,25 @@ def _label(
     taken_by: Sequence[Annotation],
 ) -> None:
     """Name each point where its name overlaps no other name, no marker and no edge, the heaviest first."""
-    from matplotlib import patheffects
-    from matplotlib.transforms import Bbox
-
     canvas.draw()  # type: ignore[no-untyped-call]
     renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
     scale = canvas.figure.dpi / 72
     lines = [axes.transData.transform(line.get_xydata()) for line in axes.get_lines()]
     (x, y), (x_end, y_end) = lines[0]
     taken_by[-1].set_rotation(math.degrees(math.atan2(y_end - y, x_end - x)))
-    inside = axes.get_window_extent(renderer)
+    inside = np.array(axes.get_window_extent(renderer).extents)
     legend = axes.get_legend()
-    taken = [each.get_window_extent(renderer) for each in taken_by]
-    taken += [legend.get_window_extent(renderer)] if legend is not None else []
+    boxes = [each.get_window_extent(renderer).extents for each in taken_by]
+    boxes += [legend.get_window_extent(renderer).extents] if legend is not None else []
     for (x, y), (x_end, y_end) in lines:
         for part in range(ROOF_PARTS):
             at_x, at_y = (x + part / ROOF_PARTS * (x_end - x), y + part / ROOF_PARTS * (y_end - y))
-            taken.append(Bbox.from_extents(at_x - 2, at_y - 2, at_x + 2, at_y + 2))
+            boxes.append((at_x - 2, at_y - 2, at_x + 2, at_y + 2))
     centers = axes.transData.transform(points)
     for row, (x, y) in zip(rows, centers, strict=True):
         half = scale * math.sqrt(SMALLEST + (LARGEST - SMALLEST) * row["share"]) / 2
-        taken.append(Bbox.from_extents(x - half, y - half, x + half, y + half))
+        boxes.append((x - half, y - half, x + half, y + half))
+    taken = np.array(boxes)
     for at in sorted(range(len(rows)), key=lambda at: -rows[at]["share"]):
         color, _ = PHASES.get(rows[at]["phase"], OTHER_PHASE)
         text = axes.annotate(
@@ -264,17 +225,16 @@ def _label(
             arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2},
             zorder=4,
         )
-        text.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
         box = text.get_window_extent(renderer)
         half = math.sqrt(SMALLEST + (LARGEST - SMALLEST) * rows[at]["share"]) / 2
         for offset in _offsets(half, box.width / scale, box.height / scale):
             x, y = centers[at][0] + offset[0] * scale, centers[at][1] + offset[1] * scale
             wide, high = box.width / 2 + 2, box.height / 2 + 1
-            tried = Bbox.from_extents(x - wide, y - high, x + wide, y + high)
+            tried = np.array((x - wide, y - high, x + wide, y + high))
             if _free(tried, inside, taken):
                 break
         text.set_position(offset)
-        taken.append(tried)
+        taken = np.vstack([taken, tried])
 
 
 def _offsets(half: float, width: float, height: float) -> Iterator[tuple[float, float]]:
@@ -286,8 +246,8 @@ def _offsets(half: float, width: float, height: float) -> Iterator[tuple[float, 
             yield across * (reach + width / 2), up * (reach + height / 2)
 
 
-def _free(tried: Bbox, inside: Bbox, taken: Sequence[Bbox]) -> bool:
-    within = (
-        tried.x0 >= inside.x0 and tried.x1 <= inside.x1 and tried.y0 >= inside.y0 and tried.y1 <= inside.y1
-    )
-    return within and not any(tried.overlaps(other) for other in taken)
+def _free(tried: Array, inside: Array, taken: Array) -> bool:
+    """Tell whether a box lies inside another and over none of n taken ones; left, bottom, right, top of each."""
+    within = bool((tried[:2] >= inside[:2]).all() and (tried[2:] <= inside[2:]).all())
+    over = (taken[:, :2] <= tried[2:]) & (taken[:, 2:] >= tried[:2])
+    return within and not over.all(axis=1).any()
