@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 OUT := out
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench profile scoreboard kernel-fit kernel-tables memory-table check-engines clean
+.PHONY: setup demo test lint bench profile scoreboard search-benchmark belief loop-benchmark kernel-fit kernel-tables memory-table \
+    check-engines test-engine test-browser clean
 
 setup: $(READY)
 
@@ -43,6 +44,20 @@ profile: setup
 scoreboard: setup
 	$(BIN)/python -m aicalib.cli.scoreboard measurements docs
 
+# Choose among the published runs by prediction, hold each choice to what was measured, beside a peer's:
+# docs/search-accuracy.md and its plot. A few minutes.
+search-benchmark: setup
+	$(BIN)/python -m benchmarks.choice
+
+# Choose anew what the belief of `aicalib next` holds beyond a profile's levels: aicalib/loop/belief.toml. Some minutes.
+belief: setup
+	$(BIN)/python -m benchmarks.belief
+
+# Replay published sweeps: does the loop find the best configuration with few runs? docs/loop-benchmark.md, its figures
+# and its plot. About five minutes on two cores.
+loop-benchmark: setup
+	$(BIN)/python -m benchmarks.loop
+
 # Rebuild the shipped surfaces of kernel times from the tables of a public package, which stays outside of ours.
 KERNEL_TABLES := aiconfigurator-core==0.12.0
 kernel-fit: setup
@@ -68,6 +83,19 @@ ENGINE_CACHE ?= $(HOME)/.cache/aicalib/engines
 check-engines: export PIP_ARGS := $(PIP_ARGS)
 check-engines: setup
 	$(BIN)/python -m checks.engines --cache $(ENGINE_CACHE) $(if $(ONLY),--only $(ONLY))
+
+# The report's page in headless Chromium: loads nothing, logs nothing, fits a phone; screenshots in out/browser. Skipped
+# with a message where there is no chromium, chromium-browser or google-chrome.
+test-browser: setup
+	$(BIN)/python -m checks.browser $(OUT)/browser
+
+# The loop against a real engine on this machine's processor: installed outside of the project (3.5 GB), a small model made
+# on the spot, no GPU. ENGINE=vllm takes the other one. PIP_ARGS names a source of packages and of torch's CPU build,
+# for example PIP_ARGS='--find-links FOLDER'; a CUDA build is refused. KEEP=FOLDER keeps stores and logs.
+ENGINE ?= sglang
+test-engine: export PIP_ARGS := $(PIP_ARGS)
+test-engine: setup
+	$(BIN)/python -m checks.real_engine --engine $(ENGINE) --cache $(ENGINE_CACHE) $(if $(KEEP),--folder $(KEEP))
 
 clean:
 	rm -rf $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

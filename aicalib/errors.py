@@ -5,7 +5,8 @@ AicalibError
     ├── UnknownName         a model, accelerator, mode, engine or profile that no table holds
     ├── InvalidValue        a value outside its range, or values that contradict each other
     │   └── Refusal         what an engine cannot start, with the checkpoint that would change it
-    └── NotCovered          a kind or load that the model does not compute, refused by its name
+    ├── NotCovered          a kind or load that the model does not compute, refused by its name
+    └── NoWorkers           workers of other machines that are not there, or are of another version
 
 Every RequestError carries `kind` (a short word for programs), a message that names the value and the
 reason, and `alternatives`, what would work instead (possibly empty).
@@ -70,6 +71,12 @@ class NotCovered(RequestError):
     """A kind of model or load that the physics does not compute."""
 
     kind = "not_covered"
+
+
+class NoWorkers(RequestError):
+    """Workers of other machines that are not there, cannot be reached, or are of another version."""
+
+    kind = "no_workers"
 
 
 class UnknownName(RequestError):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aicalib.batch import Batch
 from aicalib.deployment import Deployment, Workload
-from aicalib.identify import KERNEL_ORIGINS
+from aicalib.identify import KERNEL_ORIGINS, untimed_cache
 from aicalib.nearness import LEVELED, NEARNESS, Levels, levelled, nearness, nodes_of
 from aicalib.physics.memory import Memory, largest_concurrency
 from aicalib.profiles.coefficients import FORMAT_CLASSES
@@ -127,7 +127,7 @@ class Prediction:
 def evidence_keys(batch: Batch) -> list[set[str]]:
     """Return for each identity what must have been fitted for its numbers to be called calibrated.
 
-    The engine on that compute capability, and each weight format's class on that capability.
+    The engine on that compute capability, each weight format's class on it, and a cache narrower than any timed one.
     """
     gemm = dict(zip(batch.who.tolist(), batch.system.gemm_class.tolist(), strict=True))
     experts = dict(zip(batch.who.tolist(), batch.system.expert_class.tolist(), strict=True))
@@ -139,6 +139,8 @@ def evidence_keys(batch: Batch) -> list[set[str]]:
             keys.add(f"gemm {FORMAT_CLASSES[gemm[code]]} on {at}")
         if code in experts and who.architecture.moe_layers:
             keys.add(f"experts {FORMAT_CLASSES[experts[code]]} on {at}")
+        if untimed_cache(who):
+            keys.add(f"cache {who.quant.kvcache.name} on {at}")
         found.append(keys)
     return found
 

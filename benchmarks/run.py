@@ -12,14 +12,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from benchmarks.figures import MAXRSS_BYTES, Figure, apart, figure, own_peak_mib
 from benchmarks.store import large_files
+from benchmarks.sweep import sweeps
 
 MEASUREMENTS = Path(__file__).parent.parent / "measurements"
 COMMAND = str(Path(sys.executable).with_name("aicalib"))
@@ -106,6 +108,43 @@ def prediction() -> list[Figure]:
     return found
 
 
+SEARCHES = {
+    "qwen3_32b_8_h200": ("qwen3-32b", 8, (4_000, 100_000)),
+    "deepseek_v3_16_h200": ("deepseek-v3", 16, (40_000, 100_000)),
+}
+"""Searches: model, GPUs, and bounds on the configurations, from the most important on."""
+
+
+def searches() -> Iterator[Figure]:
+    """Time searches against a service level: in a process that runs, and as a whole command with its start."""
+    for name, (model, gpus, limits) in SEARCHES.items():
+        for limit in limits:
+            yield from apart(partial(searched, f"search_{name}", model, gpus, limit))
+            words = f"search --model {model} --gpu h200-sxm --gpus {gpus} --isl 4000 --osl 500 --network-gbit-s 400"
+            words += " --ttft-ms 2000 --tpot-ms 30"
+            yield process(f"search_{name}_{limit}_command", [COMMAND, *words.split(), "--limit", str(limit)])
+
+
+def searched(name: str, model: str, gpus: int, limit: int) -> list[Figure]:
+    """Time one search, by the clock and by the processor, and count the configurations that it evaluated."""
+    from aicalib.plan.search import Goal, bound, search
+    from aicalib.plan.space import Sought
+
+    goal = Goal(bounds=(bound("ttft", 2000.0), bound("tpot", 30.0)))
+    sought = Sought(model, ("h200-sxm",), gpus, 4000.0, 500.0, network_gbit_s=400.0)
+    walls, processor = [], []
+    for _ in range(REPETITIONS):
+        begin, used = perf_counter(), process_time()
+        found = search(sought, goal, limit=limit)
+        walls.append(perf_counter() - begin)
+        processor.append(process_time() - used)
+    return [
+        figure(f"{name}_{limit}_first", walls[0], "s", found.evaluated, own_peak_mib()),
+        figure(f"{name}_{limit}", median(walls), "s", found.evaluated),
+        figure(f"{name}_{limit}_processor", median(processor), "s", found.evaluated),
+    ]
+
+
 def ingestion() -> list[Figure]:
     """Time the published runs into a new store, and the same file again."""
     from perfdb import Store
@@ -150,9 +189,11 @@ def calibration() -> list[Figure]:
 def figures() -> Iterator[Figure]:
     """Yield all figures as they are found."""
     yield from startup()
+    yield from searches()
     for group in (prediction, ingestion, calibration):
         yield from apart(group)
     yield from large_files()
+    yield from sweeps()
 
 
 def main() -> None:

@@ -117,13 +117,25 @@ def sample(tmp_path: Path, published: list[dict[str, Any]]) -> Path:
         ("list-engines", "list engines"),
         ("list-gpus", "list gpus"),
         ("help-task", "task --help"),
+        ("help-sweep", "sweep --help"),
+        ("help-report", "report --help"),
+        ("help-search", "search --help"),
+        (
+            "search",
+            "search --profile priors --model qwen3-32b --gpu h200-sxm --gpus 4 --isl 4000 --osl 500 --ttft-ms 2000 "
+            "--tpot-ms 25 --gemm auto,fp8,int4_wo --kv auto,fp8 --fmha auto --concurrency 4,16,64 --top 3 --limit 3000",
+        ),
+        ("help-next", "next --help"),
+        ("help-measure", "measure --help"),
+        ("help-probe", "probe --help"),
+        ("help-loop", "loop --help"),
     ],
 )  # fmt: skip
 def test_golden(aicalib: Command, name: str, arguments: str) -> None:
     answer = aicalib(*arguments.split())
     assert (answer.status, answer.err) == (0, "")
     widest = (
-        100 if not arguments.startswith("launch -") or "--help" in arguments else 200
+        100 if not arguments.startswith(("launch -", "search -")) or "--help" in arguments else 200
     )  # a command is one line
     assert max(map(len, answer.out.splitlines())) <= (130 if "--explain" in arguments else widest)
     path = GOLDEN / f"{name}.txt"
@@ -275,6 +287,48 @@ def test_percentiles_stand_beside_the_mean(aicalib: Command) -> None:
     for metric in ("ttft_ms", "tpot_ms"):
         assert 0 < found[metric]["p50"] <= found[metric]["p90"] <= found[metric]["p99"]
     assert set(found["output_tok_s"]) == {"value", "low", "high", "origin", "nearness"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "names"),
+    [
+        ("--tpot-ms 0.5", "unmet", "tpot of 0.5 ms"),
+        ("--model deepseek-v3 --gpu l40s --gpus 2", "does_not_fit", "gib a gpu"),
+        ("--objective speed", "unknown_name", "speed"),
+        ("--objective cost", "invalid_value", "price"),
+        ("--objective cost --prices no-such-file.toml", "invalid_value", "no-such-file"),
+        ("--percentile p42 --ttft-ms 100", "unknown_name", "p42"),
+        ("--tp two", "invalid_value", "two"),
+        ("--ttft-ms nan", "invalid_value", "nan"),
+        ("--gpus 0", "invalid_value", "0"),
+    ],
+)
+def test_search_refuses_and_says_why(aicalib: Command, arguments: str, kind: str, names: str) -> None:
+    answer = aicalib("search", "--limit", "500", *arguments.split(), "--json")
+    assert answer.status == 2
+    refusal = json.loads(answer.out)["error"]
+    assert refusal["kind"] == kind
+    assert names in refusal["message"].lower()
+    assert refusal["alternatives"] or kind == "invalid_value"
+
+
+def test_search_json_has_every_key(aicalib: Command) -> None:
+    level = "--ttft-ms 2000 --percentile p99 --robust --prices example"
+    answer = aicalib("search", "--limit", "2000", "--top", "2", *level.split(), "--json")
+    assert answer.status == 0
+    found = json.loads(answer.out)
+    assert {"evaluated", "best", "pareto", "refused"} <= set(found)
+    assert {"deployment", "workload", "prediction", "argv"} <= set(found["best"][0])
+    assert found["best"][0]["prediction"]["ttft_ms p99"]["high"] <= 2000.0
+    assert found["best"][0]["cost_per_mtok"]["value"] > 0.0
+
+
+def test_search_reads_a_service_level_of_a_task(aicalib: Command, tmp_path: Path) -> None:
+    level = tmp_path / "slo.json"
+    level.write_text('{"tpot": {"threshold": 0.02, "hard_fail": true, "fail_ratio": 0}, "steepness": 0.2}')
+    answer = aicalib("search", "--limit", "2000", "--slo", level, "--json")
+    assert json.loads(answer.out)["best"][0]["prediction"]["tpot_ms"]["value"] <= 20.0
+    assert aicalib("search", "--slo", level, "--tpot-ms", "20").status == 2
 
 
 def test_too_high_a_rate_is_an_answer(aicalib: Command) -> None:

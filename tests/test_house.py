@@ -25,6 +25,8 @@ BELOW = {
     "engines": {"models", "hardware", "quant", "deployment", "physics"},
     "serving": {"physics", "models", "profiles"},
     "calibrate": {
+        "models",
+        "quant",
         "physics",
         "serving",
         "served",
@@ -39,16 +41,38 @@ BELOW = {
         "nearness",
         "prediction",
     },
+    "measure": {"calibrate", "deployment", "engines", "hardware", "models"},
+    "loop": {
+        "batch",
+        "calibrate",
+        "engines",
+        "measure",
+        "nearness",
+        "plan",
+        "prediction",
+        "profiles",
+        "resolve",
+        "serving",
+    },
     "plan": {
+        "batch",
+        "calibrate",
+        "measure",
         "columns",
+        "deployment",
         "features",
         "engines",
         "hardware",
+        "identify",
+        "loads",
         "models",
+        "nearness",
+        "physics",
         "quant",
         "prediction",
         "profiles",
         "resolve",
+        "served",
         "serving",
     },
     "report": {
@@ -112,7 +136,8 @@ def test_few_modules_read_the_store():
         if any(name.startswith("perfdb") for name in imported(path)) and "cli" not in path.parts
     }
     kernels = {"calibrate/kernels/samples.py", "calibrate/kernels/ship.py"}
-    assert readers == {"calibrate/limits.py", "calibrate/records.py", "calibrate/ship.py"} | kernels
+    writers = {"measure/results.py"}
+    assert readers == {"calibrate/limits.py", "calibrate/records.py", "calibrate/ship.py"} | kernels | writers
 
 
 def test_what_is_public_is_what_is_meant():
@@ -150,6 +175,22 @@ def test_the_prediction_in_the_readme_is_what_the_command_prints(capsys):
     with pytest.raises(SystemExit):
         main(command.removeprefix("$ aicalib ").split())
     hold("README.md", "$ aicalib predict", f"{command}\n{capsys.readouterr().out}")
+
+
+def test_the_search_of_its_page_is_what_the_command_prints(capsys):
+    from aicalib.cli.main import main
+
+    command = shown("docs/search.md", "$ aicalib search").partition("\n")[0]
+    with pytest.raises(SystemExit):
+        main(command.removeprefix("$ aicalib ").split())
+    hold("docs/search.md", "$ aicalib search", f"{command}\n{capsys.readouterr().out}")
+
+
+def test_the_python_of_the_search_page_runs(capsys):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/search.md").read_text(), flags=re.S)
+    assert code is not None
+    exec(code[1], {})
+    assert "sglang.launch_server" in capsys.readouterr().out
 
 
 def test_the_scores_in_the_readme_are_those_of_the_shipped_profile(capsys):

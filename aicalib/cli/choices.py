@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import typer
+
 PRESET_FIELDS = {"gemm": "gemm", "kv": "kvcache", "fmha": "fmha", "moe": "moe"}
 """Options of the four fields, and the field of each."""
 
@@ -48,6 +50,25 @@ def with_width(options: Mapping[str, Any]) -> dict[str, Any]:
     for error in batch.refused.values():
         raise error
     return {**options, "tp": int(batch.system.tp[batch.at[0]])}
+
+
+def with_start(
+    context: typer.Context, options: Mapping[str, Any], launch: str | None, server_info: Path | None
+) -> dict[str, Any]:
+    """Return options with those that a start says, where the command line does not give them; notes go to stderr.
+
+    Raises
+    ------
+    RequestError
+        As `said_by_a_start`.
+    """
+    given = {
+        name for name in options if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
+    said, notes = said_by_a_start(launch, server_info, options["engine_version"])
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    return {**options, **{name: value for name, value in said.items() if name not in given}}
 
 
 def said_by_a_start(
@@ -106,3 +127,26 @@ def _json_object(path: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
     raise InvalidValue(f"{path} holds no JSON object", ["the answer of GET /server_info"])
+
+
+def tried_values(given: Mapping[str, str | None]) -> dict[str, tuple[Any, ...]]:
+    """Return the values to try of each option for which some are listed with commas: formats as words, else numbers.
+
+    Raises
+    ------
+    InvalidValue
+    """
+    from aicalib.errors import InvalidValue
+
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, text in given.items():
+        if text is None:
+            continue
+        words = [each.strip() for each in text.split(",")]
+        if name in PRESET_FIELDS:
+            found[name] = tuple(words)
+        elif all(word.isdecimal() for word in words):
+            found[name] = tuple(int(word) for word in words)
+        else:
+            raise InvalidValue(f"--{name} {text}: these are whole numbers with commas", [f"--{name} 1,2,4"])
+    return found

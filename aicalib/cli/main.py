@@ -18,10 +18,18 @@ from aicalib.cli import (
     exchange,
     launch,
     lists,
+    loop,
+    measure,
+    next,
+    plan,
     predict,
+    probe,
     profiles,
     quant,
     quant_plan,
+    report,
+    search,
+    sweep,
     task,
 )
 from aicalib.cli.output import fail
@@ -55,11 +63,19 @@ def _root(
 
 app.command("predict")(predict.predict)
 app.command("launch")(launch.launch)
+app.command("search")(search.search)
+app.command("plan")(plan.plan)
 app.command("task")(task.task)
+app.command("measure")(measure.measure)
+app.command("sweep")(sweep.sweep)
+app.command("next")(next.next_)
+app.command("loop")(loop.loop)
 app.command("ingest")(database.ingest)
 app.command("calibrate")(calibrate.calibrate)
 app.command("evaluate")(calibrate.evaluate)
 app.command("drift")(drift.drift)
+app.command("report")(report.report)
+app.command("probe")(probe.probe)
 database.app.command("export")(exchange.export)
 database.app.command("import")(exchange.import_)
 database.app.command("merge")(exchange.merge)

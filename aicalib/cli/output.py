@@ -38,6 +38,15 @@ ProfileName = Annotated[
     typer.Option("--profile", help="'default', 'priors', a file, or NAME or NAME@VERSION in the store."),
 ]
 
+Jobs = Annotated[int, typer.Option(help="Processes of this machine that predict; 1 is the command itself.")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="tcp://HOST:PORT",
+        help="Predict on the workers of this Dask scheduler; needs pip install 'aicalib[cluster]'.",
+    ),
+]
+
 
 def input_file(help: str) -> Any:
     """Return an argument that takes files which must be there."""

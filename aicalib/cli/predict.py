@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aicalib.cli.draw import Picture
 from aicalib.cli.output import (
     DEFAULT_WAIT_S,
     Db,
@@ -94,20 +95,25 @@ def predict(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show where the time goes, and the sources.")
     ] = False,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw the operators under the GPU's roofline: .png or .svg.")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw a picture: a .png or .svg file.")] = None,
+    picture: Annotated[
+        Picture,
+        typer.Option(
+            help="What to draw: operators under the GPU's roofline; memory against its size; TPOT over concurrency, "
+            "with measured runs. The last two take several presets."
+        ),
+    ] = Picture.ROOFLINE,
     record: Annotated[bool, typer.Option("--record", help="Also keep the prediction in the store.")] = False,
     db: Db = None,
     wait: Wait = DEFAULT_WAIT_S,
     json: Json = False,
 ) -> None:
     """Predict latency, throughput and memory of one deployment."""
-    from aicalib.cli.choices import apply_preset, said_by_a_start
+    from aicalib.cli.choices import apply_preset, with_start
+    from aicalib.cli.draw import check_picture, draw_picture
     from aicalib.errors import InvalidValue
     from aicalib.prediction import predict_batch
-    from aicalib.report.plots import plot_file, roofline
-    from aicalib.report.prediction import document, heading, text
+    from aicalib.report.prediction import document, text
     from aicalib.resolve import resolve
 
     options = {
@@ -127,39 +133,28 @@ def predict(
         if value != value:
             raise InvalidValue(f"{name} is not a number")
     if launch is not None or server_info is not None:
-        given = {
-            name
-            for name in options
-            if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-        }
-        said, notes = said_by_a_start(launch, server_info, engine_version)
-        options |= {name: value for name, value in said.items() if name not in given}
-        for note in notes:
-            typer.echo(f"note: {note}", err=True)
+        options = with_start(context, options, launch, server_info)
     asked: list[str | None] = [None] if preset is None else [each.strip() for each in preset.split(",")]
-    if len(asked) > 1 and (plot is not None or explain):
-        raise InvalidValue(
-            "several presets are one table; ask for one to explain or to draw it", [asked[0] or ""]
-        )
+    if len(asked) > 1 and explain:
+        raise InvalidValue("several presets are one table; ask for one to explain", [asked[0] or ""])
     if plot is not None:
-        plot_file(plot)
-    found, used = [], find_profile(profile, db, wait)
-    for choice in asked:
-        batch = resolve({key: [value] for key, value in apply_preset(options, choice).items()})
+        check_picture(plot, picture, len(asked), options)
+    chosen = [apply_preset(options, choice) for choice in asked]
+    predictions, used = [], find_profile(profile, db, wait)
+    for each in chosen:
+        batch = resolve({key: [value] for key, value in each.items()})
         for error in batch.refused.values():
             raise error
-        found.append(document(predict_batch(batch, used), 0))
+        predictions.append(predict_batch(batch, used))
+    found = [document(each, 0) for each in predictions]
     if record:
         from perfdb import Store
 
         with Store(store_path(db), wait_s=wait) as store:
             for each in found:
                 store.save_prediction(finite(each))
-    if plot is not None and found[0]["status"] == "ok":
-        accelerator = batch.identities[batch.codes[0]].accelerator
-        roofline(found[0]["breakdown"], accelerator, plot, "\n".join(heading(found[0])))
-    elif plot is not None:
-        typer.echo(f"{plot}: nothing to draw, the model does not fit", err=True)
+    if plot is not None:
+        draw_picture(picture, plot, asked, chosen, predictions, found, store_path(db), wait)
     if len(asked) > 1:
         _print_presets([each or "" for each in asked], found, json)
     elif json:

@@ -25,7 +25,7 @@ def main(measurements: Path, docs: Path) -> int:
     from aicalib.calibrate.scoreboard import broken, limits, scoreboard
     from aicalib.calibrate.ship import shipped_runs
     from aicalib.report.accuracy import page
-    from aicalib.report.accuracy_plots import write_plots
+    from aicalib.report.pictures.scoreboard import write_plots
 
     figures = docs / "accuracy.json"
     before = json.loads(figures.read_text())["limits"] if figures.is_file() else {}

@@ -165,7 +165,7 @@ def _print(found: Screening, kept: Sequence[Ranked], smaller: Smaller, output: P
         for each in found.dropped:
             grouped.setdefault((each.kind, each.reason), []).append(each.point)
         rows = [
-            [str(len(points)), kind.replace("_", " "), f"{reason} [{_varying(named, points[0])}]"
+            [str(len(points)), kind.replace("_", " "), f"{reason} [{varying(named, points[0])}]"
              + (f" and {len(points) - 1} more" if len(points) > 1 else "")]
             for (kind, reason), points in sorted(grouped.items(), key=lambda each: -len(each[1]))
         ]  # fmt: skip
@@ -196,7 +196,7 @@ def _row(named: Task, place: int, each: Ranked, kept: bool) -> list[str]:
         f"{_short(score.low)} to {_short(score.high)}" if known else "-",
         *(_short(figures[name].value) for name in ("ttft_ms", "tpot_ms", "total_tok_s_per_gpu")),
         ", ".join(marks),
-        _varying(named, each.point),
+        varying(named, each.point),
     ]
 
 
@@ -204,7 +204,7 @@ def _short(number: float) -> str:
     return f"{number:.4g}" if abs(number) < 1e4 else f"{number:.0f}"
 
 
-def _varying(named: Task, point: Point) -> str:
+def varying(named: Task, point: Point) -> str:
     """Return what tells a point from others of its task."""
     from dataclasses import replace
 

@@ -59,6 +59,8 @@ class Ranked:
     point : Point
     arguments : RuntimeArgs
         The engine's arguments, with notes on what won over what.
+    options : dict
+        What `predict` is asked, the load apart.
     deployment : dict
         As the engine will run it.
     figures : dict of str to Number
@@ -74,6 +76,7 @@ class Ranked:
 
     point: Point
     arguments: RuntimeArgs
+    options: Mapping[str, Any]
     deployment: Mapping[str, Any]
     figures: Mapping[str, Number]
     score: Number
@@ -328,6 +331,7 @@ def _scored(
             Ranked(
                 point=start.point,
                 arguments=start.arguments,
+                options=start.options,
                 deployment=deployment,
                 figures=shown(means, at),
                 score=total,

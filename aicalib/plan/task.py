@@ -148,6 +148,27 @@ def load_task(path: str | Path) -> Task:
     return read_task(content)
 
 
+def load_service_level(path: str | Path) -> tuple[tuple[Bound, ...], float]:
+    """Read a file that holds the `slo` of a task alone.
+
+    Returns
+    -------
+    bounds : tuple of Bound
+    steepness : float
+
+    Raises
+    ------
+    InvalidValue, UnknownName
+        As `load_task`.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidValue(f"cannot read {path}: {error}") from error
+    bounds, steepness = _service_level(_object(content, "slo", "slo"))
+    return bounds, steepness or _STEEPNESS
+
+
 def read_task(content: Any) -> Task:
     """Read the content of a task file.
 
