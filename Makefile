@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT := out
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench profile scoreboard search-benchmark belief loop-benchmark kernel-fit kernel-tables memory-table \
+.PHONY: setup demo test lint bench profile scoreboard search-benchmark belief loop-benchmark kernel-fit kernel-tables memory-table notebooks \
     check-engines test-engine test-browser clean
 
 setup: $(READY)
@@ -83,6 +83,10 @@ ENGINE_CACHE ?= $(HOME)/.cache/aicalib/engines
 check-engines: export PIP_ARGS := $(PIP_ARGS)
 check-engines: setup
 	$(BIN)/python -m checks.engines --cache $(ENGINE_CACHE) $(if $(ONLY),--only $(ONLY))
+
+# Run every notebook from its .py pair, which is what is edited, and write it with its outputs.
+notebooks: setup
+	$(BIN)/python -m checks.notebooks
 
 # The report's page in headless Chromium: loads nothing, logs nothing, fits a phone; screenshots in out/browser. Skipped
 # with a message where there is no chromium, chromium-browser or google-chrome.
