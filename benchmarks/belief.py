@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from aicalib.calibrate.levels import FREEDOM
-from aicalib.loop.belief import Normal, Places, as_wide, covariance
+from aicalib.loop.belief import Places, as_wide, covariance
+from aicalib.loop.normal import Normal
 from aicalib.nearness import LEVELED
 from benchmarks.replay import EXACT, JOBS, Question, questions, without_groups
 from benchmarks.sweeps import published, sweeps

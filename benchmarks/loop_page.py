@@ -35,8 +35,8 @@ among all configurations of the sweep.
   costs at least the whole objective.
 - *The profile* was fitted without any run of the model family on that GPU, under any engine (10 folds over whole
   groups), its intervals from the left-out runs of the other folds. What the belief holds beyond the profile's levels
-  was chosen from a grid by the sweeps of the other folds (`benchmarks/belief.py`); where the grid lies was decided after
-  kernels made by hand had been tried on all of them. The rule that picks the next run
+  was chosen from a grid by the sweeps of the other folds (`benchmarks/belief.py`); where the grid lies was decided
+  after kernels made by hand had been tried on all of them. The rule that picks the next run
   (expected gain + fall of expected regret) is one of six that were tried on these very sweeps, with a first kernel made
   by hand; after three runs they stood between 81 % (the best expected score first) and 93 % (this one).
 - *Choices*: the loop and the Gaussian process choose by expectation among all configurations, revealed or not; the

@@ -16,9 +16,10 @@ from test_house import hold
 from aicalib.cli.main import main
 from aicalib.errors import InvalidValue, UnknownName
 from aicalib.loop.acquire import Base, Decision, regrets, with_measured
-from aicalib.loop.belief import DEVIATE, Normal, Observed, Places, believe, kernels_of
+from aicalib.loop.belief import DEVIATE, Observed, Places, believe, kernels_of
 from aicalib.loop.candidates import candidates, observed
 from aicalib.loop.next import next_runs
+from aicalib.loop.normal import Normal
 from aicalib.measure.results import deployment_keys
 from aicalib.nearness import LEVELED
 from aicalib.plan.task import read_task

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -97,22 +97,6 @@ class Repeats:
         """Return what repeats on an accelerator say of a metric, the published floors where there are none."""
         return self.spreads.get((gpu, metric), Spread(REPEATS[metric], REPEATS[metric]))
 
-    def knows(self, gpu: str) -> bool:
-        """Tell whether anything was repeated on an accelerator."""
-        return any(name == gpu for name, _ in self.spreads)
-
-    def noise(self, gpu: str) -> dict[str, float]:
-        """Return the scale of log(measured) between repeats, by metric.
-
-        That within an occasion; where several were compared, together with what they differ by, since a run that is
-        still to come may be at another one.
-        """
-        found = {metric: self.spread(gpu, metric) for metric in LEVELED}
-        return {
-            metric: float(np.hypot(each.noise, each.between if each.occasions else 0.0))
-            for metric, each in found.items()
-        }
-
     def factors(self, runs: Runs, metric: str) -> Array:
         """Return the logarithm of the factor of each run's occasion, 0 where it is not known, shape (n,)."""
         where = zip(runs.groups, runs.answered, strict=True)
@@ -188,25 +172,6 @@ def repeats_of(runs: Runs) -> Repeats:
             if repeated:
                 spreads[gpu, metric] = _spread(runs, metric, repeated)
     return Repeats(spreads)
-
-
-def without_occasions(runs: Runs, repeats: Repeats) -> Runs:
-    """Return runs as they would have been measured at no occasion in particular.
-
-    Notes
-    -----
-    End to end is TTFT and the answer's time, which goes by TPOT; a closed loop yields as much more as a request takes
-    less (Little's law).
-    """
-    if not repeats.spreads:
-        return runs
-    ttft, tpot = (np.exp(repeats.factors(runs, metric)) for metric in ("ttft_ms", "tpot_ms"))
-    before = runs.measured
-    measured = {**before, "ttft_ms": before["ttft_ms"] / ttft, "tpot_ms": before["tpot_ms"] / tpot}
-    measured["e2e_ms"] = measured["ttft_ms"] + (before["e2e_ms"] - before["ttft_ms"]) / tpot
-    longer = np.where(np.isfinite(measured["e2e_ms"]), before["e2e_ms"] / measured["e2e_ms"], tpot)
-    measured["output_tok_s"] = before["output_tok_s"] * longer
-    return replace(runs, measured=measured)
 
 
 def _spread(runs: Runs, metric: str, repeated: Sequence[Sequence[int]]) -> Spread:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.calibrate.runs import Runs
-from aicalib.loop.belief import Belief, Normal, draws_of, sample
+from aicalib.loop.belief import Belief, draws_of, sample
+from aicalib.loop.normal import Normal
 from aicalib.nearness import LEVELED
 from aicalib.plan.score import THROUGHPUT, Figure, score
 from aicalib.plan.task import Bound

@@ -4,6 +4,9 @@ The logarithm of measured / predicted (without levels) of TTFT, and of TPOT, is 
 random effects with a profile's spreads, as `aicalib.calibrate.levels` has them, and errors that change smoothly with
 concurrency, widths and lengths inside of a place (`belief.toml`). Before anything of its group was measured, the
 distribution of each run is as wide as the profile's interval; what was measured conditions it exactly.
+
+Runs of one occasion (an engine start) are off by an effect of it together: no part of the runs themselves, but of what
+they are expected to measure.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from aicalib.batch import Batch
 from aicalib.calibrate.levels import curve_keys
+from aicalib.loop.normal import Normal
+from aicalib.loop.occasions import BETWEEN, Scatter, at_occasions
 from aicalib.nearness import DEPTHS, LEVELED
 from aicalib.profiles.profile import DEPTH_MARK
 
@@ -79,39 +83,6 @@ class Kernel(NamedTuple):
         """Variance of a run's error before anything is measured, noise apart."""
         smooth = (each.deviation for each in self.smooth)
         return sum(each**2 for each in (*self.effects, *smooth, self.point))
-
-
-class Normal(NamedTuple):
-    """A joint normal distribution: mean, shape (n,), and covariance, shape (n, n)."""
-
-    mean: Array
-    covariance: Array
-
-    @property
-    def deviation(self) -> Array:
-        """Standard deviation of each element, shape (n,)."""
-        result: Array = np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
-        return result
-
-    def take(self, chosen: Codes) -> Normal:
-        """Return the distribution of some elements."""
-        return Normal(self.mean[chosen], self.covariance[np.ix_(chosen, chosen)])
-
-    def given(self, at: Codes, values: Array, noise: float | Array) -> Normal:
-        """Return the distribution after some elements were measured.
-
-        Parameters
-        ----------
-        at : ndarray of int, shape (m,)
-            Which; one may come several times.
-        values : ndarray, shape (m,)
-        noise : float or ndarray, shape (m,)
-            Standard deviation of a measurement.
-        """
-        if not at.size:
-            return self
-        gain, left = _gain(self.covariance[np.ix_(at, at)], self.covariance[at], noise)
-        return Normal(self.mean + gain.T @ (values - self.mean[at]), self.covariance - left)
 
 
 @dataclass(frozen=True)
@@ -181,16 +152,52 @@ class Observed(NamedTuple):
         Metric -> log(measured / predicted) without levels, NaN where not measured.
     row : ndarray of int, shape (m,)
         Which of the runs that are asked about it is a measurement of, -1 for another run.
+    occasions : tuple of str or None, length m
+        The engine start that each was measured at, None where that is not recorded; empty where it is of none.
     """
 
     places: Places
     logs: Mapping[str, Array]
     row: Codes
+    occasions: tuple[str | None, ...] = ()
+
+    @property
+    def named(self) -> NDArray[np.str_]:
+        """The occasion of each, "" where that is not recorded, shape (m,)."""
+        return np.array([each or "" for each in self.occasions or [None] * self.row.size], dtype=str)
 
     def and_(self, other: Observed) -> Observed:
         """Return these and further ones."""
         logs = {metric: np.concatenate([self.logs[metric], other.logs[metric]]) for metric in self.logs}
-        return Observed(self.places.and_(other.places), logs, np.concatenate([self.row, other.row]))
+        row = np.concatenate([self.row, other.row])
+        occasions = (*self.named.tolist(), *other.named.tolist())
+        return Observed(self.places.and_(other.places), logs, row, occasions)
+
+
+class Up(NamedTuple):
+    """The engine that is up: its occasion, and which of the runs that are asked about it can measure, shape (n,)."""
+
+    occasion: str
+    runs: NDArray[np.bool_]
+
+
+class Believed(NamedTuple):
+    """What is believed of n runs, of one metric.
+
+    Attributes
+    ----------
+    runs : Normal
+        log(measured / predicted) of the runs themselves, at no occasion in particular.
+    mean, deviation : ndarray, shape (n,)
+        Of what each is expected to measure: on the engine that is up, or else at an occasion of its own.
+    scatter : Scatter
+        Of measurements.
+    """
+
+    runs: Normal
+    mean: Array
+    deviation: Array
+    scatter: Scatter
 
 
 Belief = Mapping[str, Normal]
@@ -200,7 +207,18 @@ Belief = Mapping[str, Normal]
 def believe(
     places: Places, widths: Mapping[str, Array], kernels: Mapping[str, Kernel], observed: Observed
 ) -> Belief:
-    """Return what is believed of n runs.
+    """Return what is believed of n runs themselves; parameters as `foresee` takes them."""
+    return {metric: each.runs for metric, each in foresee(places, widths, kernels, observed).items()}
+
+
+def foresee(
+    places: Places,
+    widths: Mapping[str, Array],
+    kernels: Mapping[str, Kernel],
+    observed: Observed,
+    up: Up | None = None,
+) -> dict[str, Believed]:
+    """Return what is believed of n runs, and what they are expected to measure, by metric.
 
     Parameters
     ----------
@@ -211,6 +229,8 @@ def believe(
     kernels : mapping of str to Kernel
     observed : Observed
         What was measured, in any order; runs of other groups say nothing.
+    up : Up, optional
+        The engine that is up; none is if not given.
 
     Notes
     -----
@@ -231,8 +251,24 @@ def believe(
         prior = as_wide(covariance(both, kernel), _full(widths[metric], others.size), kernel.noise)
         at = row.copy()
         at[row < 0] = np.arange(n, n + others.size)
-        after = Normal(np.zeros(len(prior)), prior).given(at, observed.logs[metric][known], kernel.noise)
-        found[metric] = Normal(after.mean[:n], after.covariance[:n, :n])
+        logs, named = observed.logs[metric][known], observed.named[known]
+        own = named != ""
+        published = Normal(np.zeros(len(prior)), prior).given(at[~own], logs[~own], kernel.noise)
+        joint, spread = at_occasions(
+            published, at[own], logs[own], named[own], up.occasion if up else "", kernel.noise
+        )
+        # Starts measured once each may differ by their occasions or themselves: a choice takes large differences for
+        # their own, as it would else stay with what was predicted, whatever is measured.
+        chosen, _ = at_occasions(published, at[own], logs[own], named[own], "", kernel.noise, BETWEEN)
+        going = up.runs if up else np.zeros(n, dtype=bool)
+        variance, effect = np.diag(joint.covariance), joint.covariance[:n, -1]
+        started = np.where(going, variance[-1] + 2.0 * effect, spread.between**2)
+        found[metric] = Believed(
+            Normal(chosen.mean[:n], chosen.covariance[:n, :n]),
+            joint.mean[:n] + going * joint.mean[-1],
+            np.sqrt(np.maximum(variance[:n] + started, 0.0) + spread.noise**2),
+            spread,
+        )
     return found
 
 
@@ -256,13 +292,6 @@ def as_wide(prior: Array, widths: Array, noise: float) -> Array:
     scale = np.sqrt(wanted / np.diag(prior))
     result: Array = prior * np.outer(scale, scale)
     return result
-
-
-def _gain(inner: Array, across: Array, noise: float | Array) -> tuple[Array, Array]:
-    """Return the weights of measurements, and the covariance that they take away."""
-    factor = cho_factor(inner + np.diag(np.full(len(inner), noise) ** 2))
-    gain = cho_solve(factor, across)
-    return gain, across.T @ gain
 
 
 def kernels_of(

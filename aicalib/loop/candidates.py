@@ -20,7 +20,8 @@ from aicalib.batch import Batch
 from aicalib.calibrate.build import fittable, log_errors, usable, without_ttft
 from aicalib.calibrate.levels import curve_keys
 from aicalib.calibrate.lineage import RESIDUAL
-from aicalib.calibrate.repeats import Repeats, repeats_of, without_occasions
+from aicalib.calibrate.records import occasion
+from aicalib.calibrate.repeats import Repeats, repeats_of
 from aicalib.calibrate.runs import Runs, as_runs
 from aicalib.errors import InvalidValue
 from aicalib.loop.belief import AXES, Observed, Places
@@ -62,8 +63,7 @@ class Measured:
     Attributes
     ----------
     runs : Runs
-        m runs of the task's group: engine, model family and GPU; without the factors of their occasions, where
-        repeats tell these.
+        m runs of the task's group: engine, model family and GPU.
     repeats : Repeats
         What they say of occasions and noise.
     logs : mapping of str to ndarray, shape (m,)
@@ -181,18 +181,30 @@ def candidates(
 
 
 def observed(found: Candidates, profile: Profile) -> Observed:
-    """Return what was measured: the runs that the profile was fitted on, and those of the store that it was not."""
+    """Return what was measured: the runs that the profile was fitted on, and those of the store that it was not.
+
+    Those of a known occasion as the store has them: a profile holds them without its factor.
+    """
     seen = set(profile.fitted.get("run_id", ())) - {None}
     runs, row = found.measured.runs, found.measured.row
-    known = {run_id: at for at, run_id in enumerate(runs.column("run_id"))}
+    ids, occasions = runs.column("run_id"), [occasion(record) for record in runs.answered]
+    known = {run_id: at for at, run_id in enumerate(ids)}
     fitted = _fitted(profile, {group_key(who) for who in found.batch.identities})
-    rows = [row[known[run_id]] if run_id in known else -1 for run_id in fitted.ids]
-    own = np.flatnonzero([run_id not in seen for run_id in runs.column("run_id")])
-    return Observed(fitted.places, fitted.logs, np.array(rows, dtype=np.intp)).and_(
+    kept = [at for at, run_id in enumerate(fitted.ids) if run_id not in known or not occasions[known[run_id]]]
+    rows = [row[known[fitted.ids[at]]] if fitted.ids[at] in known else -1 for at in kept]
+    own = np.array(
+        [at for at, run_id in enumerate(ids) if run_id not in seen or occasions[at]], dtype=np.intp
+    )
+    return Observed(
+        fitted.places.take(np.array(kept, dtype=np.intp)),
+        {metric: each[kept] for metric, each in fitted.logs.items()},
+        np.array(rows, dtype=np.intp),
+    ).and_(
         Observed(
             Places.of(runs.batch).take(own),
             {metric: each[own] for metric, each in found.measured.logs.items()},
             row[own],
+            tuple(occasions[at] for at in own),
         )
     )
 
@@ -289,10 +301,8 @@ def _measured(batch: Batch, records: Iterable[Mapping[str, Any]], profile: Profi
     if another:
         ignored[ANOTHER] = another
     runs = runs.take(np.flatnonzero(own))
-    repeats = repeats_of(runs)
-    runs = without_occasions(runs, repeats)
     logs = log_errors(runs, profile) if own.any() else {metric: np.zeros(0) for metric in LEVELED}
-    return Measured(runs, repeats, logs, _matches(batch, runs), ignored)
+    return Measured(runs, repeats_of(runs), logs, _matches(batch, runs), ignored)
 
 
 def _matches(batch: Batch, runs: Runs) -> Codes:

@@ -16,6 +16,7 @@ import numpy as np
 from aicalib.calibrate.records import make_store, read_store
 from aicalib.engines.launch import Launch
 from aicalib.loop.next import Next, NextRun, next_runs
+from aicalib.loop.occasions import Scatter
 from aicalib.loop.recover import launch_of, load_of, recovered
 from aicalib.loop.rules import Rules, excluded
 from aicalib.loop.state import Asked, Came, Journal, State
@@ -196,9 +197,7 @@ class Loop:
             asked = self._journal.ask(found.runs[0].key, False, **_facts(found, found.runs[0], self._gpu))
         else:
             again, before = repeated
-            predicted = _as_measured(
-                before, found.candidates.measured.repeats.noise(found.candidates.screening.gpu)
-            )
+            predicted = _as_measured(before, found.scatter)
             facts = {
                 **again.facts,
                 "predicted": predicted,
@@ -216,7 +215,8 @@ class Loop:
         up = self._up
         return next_runs(
             self._task, records, self._profile, failures=failures, taken=excluded(self.state),
-            running=None if up is None else up.asked.key, gpu=self._gpu, engine_version=self._engine_version,
+            running=None if up is None else up.asked.key, occasion=self._occasion,
+            gpu=self._gpu, engine_version=self._engine_version,
         )  # fmt: skip
 
     def _take(self, outcome: Outcome) -> None:
@@ -262,10 +262,10 @@ def _facts(found: Next, run: NextRun, gpu: str | None) -> dict[str, Any]:
     }
 
 
-def _as_measured(came: Came, noise: Mapping[str, float]) -> dict[str, list[float]]:
-    """Return what a repeat is expected to measure: what was measured before, both within the noise between repeats."""
+def _as_measured(came: Came, scatter: Mapping[str, Scatter]) -> dict[str, list[float]]:
+    """Return what a repeat is expected to measure: what was measured before, both at an occasion of its own."""
     measured = came.facts["measured"]
-    wide = {name: INTERVAL * np.sqrt(2.0) * each for name, each in noise.items()}
+    wide = {name: INTERVAL * np.sqrt(2.0) * each.anew for name, each in scatter.items()}
     return {
         name: [float(measured[of] * np.exp(sign * wide[name])) for sign in (0, -1, 1)]
         for name, of in FIGURES.items()

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from aicalib.engines.launch import Launch
 from aicalib.errors import InvalidValue, NotCovered, UnknownName
 from aicalib.loop.acquire import SURE, WITHIN, Base, Decision, Standing, Worth, with_measured, worth
-from aicalib.loop.belief import DEVIATE, Belief, believe, kernels_of
+from aicalib.loop.belief import DEVIATE, Belief, Believed, Up, foresee, kernels_of
 from aicalib.loop.candidates import ANOTHER, MOST_RUNS, Candidates, candidates, observed
 from aicalib.loop.costs import Costs, load_of
+from aicalib.loop.occasions import Scatter
 from aicalib.measure.client import Load, bench_command
 from aicalib.plan.figures import Number
 from aicalib.plan.screen import describe
@@ -136,6 +137,8 @@ class Next:
     candidates : Candidates
     measured : int
         Candidates that were measured.
+    scatter : mapping of str to Scatter
+        ttft_ms, tpot_ms -> what repeats are expected to differ by.
     notes : tuple of str
     """
 
@@ -145,6 +148,7 @@ class Next:
     best: Best
     candidates: Candidates
     measured: int
+    scatter: Mapping[str, Scatter]
     notes: tuple[str, ...]
 
 
@@ -160,6 +164,7 @@ def next_runs(
     failures: Iterable[Mapping[str, Any]] = (),
     taken: Iterable[str] = (),
     running: str | None = None,
+    occasion: str | None = None,
     base_url: str | None = None,
     seed: int = 0,
 ) -> Next:
@@ -177,14 +182,16 @@ def next_runs(
     gpu, engine_version : str, optional
         As `aicalib.plan.screen.screen` takes them.
     noise : mapping of str to float, optional
-        ttft_ms, tpot_ms -> standard deviation between repeats of the logarithm. What repeats among the records say if
-        not given, where there are any.
+        ttft_ms, tpot_ms -> standard deviation of the logarithm between published repeats, and what those of runs with
+        an occasion are estimated about; that of `belief.toml` if not given.
     failures : iterable of mapping
         Starts that failed, as `aicalib.calibrate.records.failed_starts` returns them.
     taken : iterable of str
         Keys of runs that shall not be proposed: they are under way, or were tried in vain.
     running : str, optional
         Key of a run whose engine is up: another load on it costs no restart.
+    occasion : str, optional
+        That of the engine that is up: what its runs were off by is expected of its further ones too.
     base_url : str, optional
         Of the server, for the client's line; the engine's own port on this machine if not given.
     seed : int
@@ -199,22 +206,23 @@ def next_runs(
         raise InvalidValue(f"--count {count}: at least one run is asked for", ["--count 1"])
     used = profile or default_profile()
     found = candidates(task, records, used, gpu, engine_version, failures)
-    repeated, on = found.measured.repeats, found.screening.gpu
-    if noise is None and repeated.knows(on):
-        noise = repeated.noise(on)
-    kernels = kernels_of(used.spreads, noise)
-    said = observed(found, used)
-    belief = believe(found.places, found.widths, kernels, said)
-    known = found.measured
-    base, belief = with_measured(Base.of(found.plain), belief, known.runs, known.row, known.logs)
-    decision = Decision(task.objective, task.bounds, task.steepness, base, len(found.starts))
-    repeats = {metric: kernel.noise for metric, kernel in kernels.items()}
     keys = [found.key(row) for row in range(found.batch.at.size)]
+    up = {keys.index(running) // len(found.levels)} if running in keys else set()
+    going = None
+    if occasion is not None:
+        going = Up(occasion, np.isin(np.arange(len(keys)) // len(found.levels), list(up)))
+    kernels = kernels_of(used.spreads, noise)
+    foreseen = foresee(found.places, found.widths, kernels, observed(found, used), going)
+    belief: Belief = {metric: each.runs for metric, each in foreseen.items()}
+    known, plain = found.measured, Base.of(found.plain)
+    base, belief = with_measured(plain, belief, known.runs, known.row, known.logs)
+    decision = Decision(task.objective, task.bounds, task.steepness, base, len(found.starts))
+    scatter = {metric: each.scatter for metric, each in foreseen.items()}
+    repeats = {metric: each.anew for metric, each in scatter.items()}
     is_known = np.zeros(len(keys), dtype=bool)
     is_known[found.measured.row[found.measured.row >= 0]] = True
     out = set(taken)
     left = ~is_known & np.array([key not in out for key in keys], dtype=bool)
-    up = {keys.index(running) // len(found.levels)} if running in keys else set()
     costs = Costs(found, base)
     runs: list[NextRun] = []
     now, first = worth(decision, belief, repeats, left, seed)
@@ -235,7 +243,7 @@ def next_runs(
         )
         start = row // decision.levels
         runs.append(
-            _run(found, row, keys[row], value, minutes[row], start not in up, belief, base, base_url, seed)
+            _run(found, row, keys[row], value, minutes[row], start not in up, foreseen, plain, base_url, seed)
         )
         left = left & (np.arange(left.size) != row)
         up = {start}
@@ -248,7 +256,7 @@ def next_runs(
     best = _best(found, decision, belief, now, is_known)
     settled, reason = _settled(best, is_known, bool(runs))
     return Next(
-        tuple(runs), settled, reason, best, found, int(is_known.sum()),
+        tuple(runs), settled, reason, best, found, int(is_known.sum()), scatter,
         (*found.screening.notes, *_left_out(found)),
     )  # fmt: skip
 
@@ -277,14 +285,14 @@ def _run(
     value: Worth,
     minutes: float,
     restarts: bool,
-    belief: Belief,
+    foreseen: Mapping[str, Believed],
     base: Base,
     base_url: str | None,
     seed: int,
 ) -> NextRun:
     start, level = divmod(row, len(found.levels))
     ranked, load = found.starts[start], load_of(found, row)
-    figures = _figures(base, belief, row)
+    figures = _figures(base, foreseen, row)
     launch = ranked.arguments.launch()
     url = base_url or f"http://127.0.0.1:{PORTS[launch.engine]}"
     bench: tuple[str, ...] = ()
@@ -330,19 +338,19 @@ def _teaches(point: str, load: Load, value: Worth, row: int) -> str:
     )
 
 
-def _figures(base: Base, belief: Belief, row: int) -> dict[str, Number]:
-    """Return predicted TTFT, TPOT and throughput of a run, with 90 % intervals."""
+def _figures(base: Base, foreseen: Mapping[str, Believed], row: int) -> dict[str, Number]:
+    """Return TTFT, TPOT and throughput that a run is expected to measure, with 90 % intervals."""
     found = {}
     for metric, seconds in (("ttft_ms", base.ttft_s[None]), ("tpot_ms", base.tpot_s[None])):
-        middle, wide = belief[metric].mean[row], DEVIATE * belief[metric].deviation[row]
+        middle, wide = foreseen[metric].mean[row], DEVIATE * foreseen[metric].deviation[row]
         found[metric] = Number(
             *(float(1e3 * seconds[row] * np.exp(middle + sign * wide)) for sign in (0, -1, 1))
         )
     share = base.ttft_s[None][row], base.decode_s[None][row]
-    middles = [belief[metric].mean[row] for metric in ("ttft_ms", "tpot_ms")]
+    middles = [foreseen[metric].mean[row] for metric in ("ttft_ms", "tpot_ms")]
     parts = np.array(share) * np.exp(middles)
     # Errors of TTFT and TPOT are independent: those of their sum add in squares.
-    wide = float(np.hypot(*(DEVIATE * belief[metric].deviation[row] * part / parts.sum()
+    wide = float(np.hypot(*(DEVIATE * foreseen[metric].deviation[row] * part / parts.sum()
                             for metric, part in zip(("ttft_ms", "tpot_ms"), parts, strict=True))))  # fmt: skip
     rate = float(base.tok_s_per_gpu[row] * sum(share) / parts.sum())
     found["total_tok_s_per_gpu"] = Number(rate, rate * float(np.exp(-wide)), rate * float(np.exp(wide)))

@@ -65,8 +65,8 @@ def check(engine: str, python: Path, folder: Path) -> list[str]:
     looped = loop(command(path, store, state, python, port), store, state, folder / "loop.log")
     first, last = errors(looped)
     say(
-        f"{looped.report['runs']} runs, {len(looped.before_kill)} of them before the kill; median error on the last third "
-        f"of points: {first:.1%} as the loop began, {last:.1%} before each was measured"
+        f"{looped.report['runs']} runs, {len(looped.before_kill)} of them before the kill; median error on the last "
+        f"third of points: {first:.1%} as the loop began, {last:.1%} before each was measured"
     )
     return [*problems, *faults(looped, engine)]
 
