@@ -150,12 +150,14 @@ def test_a_worker_of_another_version_is_named(cluster, tmp_path):
     (tmp_path / "aicalib" / "__init__.py").write_text('__version__ = "0.0.9"\n')
     cluster.start_worker("other", path=tmp_path)
     cluster.wait_for(3)
-    with pytest.raises(
-        NoWorkers, match=r"worker tcp://127.0.0.1:.* has another aicalib: none that can be used"
-    ):
-        next(run(max, 0, [1], Where(scheduler=cluster.address)))
-    cluster.kill("other")
-    cluster.wait_for(2)
+    # An editable installation finds the modules that this version lacks.
+    says = r"worker tcp://127.0.0.1:.* has another aicalib: (none that can be used|0\.0\.9)"
+    try:
+        with pytest.raises(NoWorkers, match=says):
+            next(run(max, 0, [1], Where(scheduler=cluster.address)))
+    finally:
+        cluster.kill("other")
+        cluster.wait_for(2)
 
 
 def test_what_was_not_begun_is_taken_back_on_interrupt(cluster, small_chunks):

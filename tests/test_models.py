@@ -666,6 +666,8 @@ def test_a_file_or_its_folder(tmp_path):
     by_folder, by_file = get_architecture(folder), get_architecture(str(folder / "config.json"))
     assert by_folder.name == by_file.name == "my-model"
     assert parameters(by_folder) == parameters(get_architecture("llama-3.1-8b"))
+    (folder / "mine-13b.json").write_text(json.dumps(LLAMA))
+    assert get_architecture(str(folder / "mine-13b.json")).name == "mine-13b"
     (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "FP8"}}))
     assert get_architecture(folder).weight_format == "fp8_static"
 

@@ -364,7 +364,7 @@ def test_columns_are_what_questions_one_by_one_answer() -> None:
 def test_an_impossible_level_names_the_bound_and_what_is_reached() -> None:
     with pytest.raises(Unmet, match=r"not reached: TPOT of 0\.5 ms") as refused:
         found(bounds=(bound("tpot", 0.5),))
-    nearest = float(refused.value.alternatives[0].removeprefix("tpot_ms "))
+    nearest = float(refused.value.alternatives[0].removeprefix("--tpot-ms "))
     assert found(bounds=(bound("tpot", nearest),)).best
     with pytest.raises(Unmet):
         found(bounds=(bound("tpot", 0.97 * nearest),))

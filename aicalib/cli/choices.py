@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from aicalib.plan.task import Bound
 
 PRESET_FIELDS = {"gemm": "gemm", "kv": "kvcache", "fmha": "fmha", "moe": "moe"}
 """Options of the four fields, and the field of each."""
@@ -127,6 +130,26 @@ def _json_object(path: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
     raise InvalidValue(f"{path} holds no JSON object", ["the answer of GET /server_info"])
+
+
+def service_level(
+    thresholds_ms: Mapping[str, float | None], percentile: str, hard: bool = True
+) -> tuple[Bound, ...]:
+    """Return the bounds that were given on "ttft", "tpot" and "latency", all of the mean or of one percentile.
+
+    Raises
+    ------
+    UnknownName
+    """
+    from aicalib.errors import UnknownName
+    from aicalib.plan.goal import PERCENTILES, bound
+
+    if percentile not in ("mean", *PERCENTILES):
+        raise UnknownName("percentile", percentile, ["mean", *PERCENTILES])
+    which = None if percentile == "mean" else percentile
+    return tuple(
+        bound(metric, each, which, hard) for metric, each in thresholds_ms.items() if each is not None
+    )
 
 
 def tried_values(given: Mapping[str, str | None]) -> dict[str, tuple[Any, ...]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aicalib.cli.choices import tried_values
+from aicalib.cli.choices import service_level, tried_values
 from aicalib.cli.output import (
     DEFAULT_WAIT_S,
     Db,
@@ -110,7 +110,7 @@ def plan(
             model=model,
             gpus=[each.strip() for each in gpu.split(",")],
             demand=demand,
-            bounds=_bounds({"ttft": ttft_ms, "tpot": tpot_ms, "latency": e2e_ms}, percentile),
+            bounds=service_level({"ttft": ttft_ms, "tpot": tpot_ms, "latency": e2e_ms}, percentile),
             spare=spare,
             prices=None if prices is None else load_prices(prices),
             only=tried_values(
@@ -201,22 +201,6 @@ def _demand(
             "--rate needs the tokens of a request", ["--isl 1024 --osl 256", "--lengths 'D(1024,256)'"]
         )
     return steady(rate, isl, osl)
-
-
-def _bounds(thresholds: dict[str, float | None], percentile: str) -> list[Any]:
-    """Return the service level of the options.
-
-    Raises
-    ------
-    UnknownName
-    """
-    from aicalib.errors import UnknownName
-    from aicalib.plan.search import PERCENTILES, bound
-
-    if percentile not in ("mean", *PERCENTILES):
-        raise UnknownName("percentile", percentile, ["mean", *PERCENTILES])
-    of = None if percentile == "mean" else percentile
-    return [bound(metric, each, of) for metric, each in thresholds.items() if each is not None]
 
 
 # ------------------------------------------------------------------------------------------------------------ text

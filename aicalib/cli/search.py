@@ -5,10 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aicalib.cli.choices import service_level, tried_values
 from aicalib.cli.output import (
     DEFAULT_WAIT_S,
     PAGE_COLUMNS,
@@ -27,7 +28,7 @@ from aicalib.cli.output import (
 if TYPE_CHECKING:
     from aicalib.plan.figures import Number
     from aicalib.plan.found import Choice, Found, Point
-    from aicalib.plan.search import Goal
+    from aicalib.plan.goal import Goal
     from aicalib.plan.space import Sought
     from aicalib.plan.task import Bound
 
@@ -127,14 +128,10 @@ def search(
     where = Where(jobs, scheduler)
     if plot is not None:
         picture_file(plot)
-    only = {
-        name: tuple(_read(name, word) for word in words.split(","))
-        for name, words in {
-            "gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe, "tp": tp, "pp": pp, "dp": dp, "ep": ep,
-            "concurrency": concurrency,
-        }.items()
-        if words is not None
-    }  # fmt: skip
+    only = tried_values({
+        "gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe, "tp": tp, "pp": pp, "dp": dp, "ep": ep,
+        "concurrency": concurrency,
+    })  # fmt: skip
     sought = Sought(
         model=model,
         gpus=tuple(each.strip() for each in gpu.split(",")),
@@ -161,19 +158,6 @@ def search(
         _print(found, goal)
 
 
-def _read(name: str, word: str) -> Any:
-    """Read one value to try."""
-    from aicalib.errors import InvalidValue
-    from aicalib.plan.formats import FIELDS
-
-    if name in FIELDS:
-        return word.strip()
-    try:
-        return int(word)
-    except ValueError:
-        raise InvalidValue(f"{name} '{word.strip()}' is not a whole number", [f"--{name} 1,2,4"]) from None
-
-
 def _goal(
     thresholds: dict[str, float | None],
     percentile: str,
@@ -184,19 +168,13 @@ def _goal(
     prices: str | None,
     sought: Sought,
 ) -> Goal:
-    from aicalib.errors import InvalidValue, UnknownName
+    from aicalib.errors import InvalidValue
     from aicalib.hardware import get_accelerator
+    from aicalib.plan.goal import STEEPNESS, Goal
     from aicalib.plan.price import load_prices
-    from aicalib.plan.search import PERCENTILES, STEEPNESS, Goal, bound
     from aicalib.plan.task import load_service_level
 
-    if percentile not in ("mean", *PERCENTILES):
-        raise UnknownName("percentile", percentile, ["mean", *PERCENTILES])
-    given: tuple[Bound, ...] = tuple(
-        bound(metric, each, None if percentile == "mean" else percentile, hard=not soft)
-        for metric, each in thresholds.items()
-        if each is not None
-    )
+    given = service_level(thresholds, percentile, hard=not soft)
     steepness = STEEPNESS
     if slo is not None:
         if given:
@@ -228,9 +206,15 @@ def _print(found: Found, goal: Goal) -> None:
         if choices:
             echo("")
             _print_choices(title, choices, named)
-    for title, choice in (("best", found.best), ("best with a checkpoint of its own", _second(found))):
+    for title, choice in (
+        ("best", found.best),
+        ("best that is calibrated", found.calibrated),
+        ("best with a checkpoint of its own", _second(found)),
+    ):
         if choice is not None:
             echo(f"\n{title}: {choice.start.words(named)}")
+            if choice is found.calibrated:
+                _print_beside(choice, found.best)
             _print_choice(choice)
     echo("")
     _print_front(found.pareto or found.pareto_with_checkpoint)
@@ -267,6 +251,16 @@ def _print_choices(title: str, choices: Sequence[Choice], named: bool) -> None:
     weaker = dict.fromkeys(each.origin for each in choices if each.origin != CALIBRATED)
     if weaker:
         typer.echo(f"* {', '.join(weaker)}: no runs like it were fitted")
+
+
+def _print_beside(choice: Choice, best: Choice) -> None:
+    """Print the figures of a choice that need not stand in the table, and what choosing it gives up."""
+    figures = choice.figures
+    _wrapped(
+        f"{_interval(figures['output_tok_s_per_gpu'])} tok/s/GPU, TTFT {_plain(figures['ttft_ms'].value)} ms, "
+        f"TPOT {_plain(figures['tpot_ms'].value)} ms, {choice.replicas} x {choice.workload['concurrency']} in flight; "
+        f"{'a tie with' if choice.tie else 'behind'} the best, which is {best.origin}"
+    )
 
 
 def _print_choice(choice: Choice) -> None:

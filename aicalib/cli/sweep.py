@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aicalib.cli.choices import service_level
 from aicalib.cli.output import (
     DEFAULT_WAIT_S,
     Db,
@@ -85,7 +86,7 @@ def sweep(
     asked = plan_sweep(
         read_grid(path),
         _objective(objective),
-        _bounds({"ttft": ttft_ms, "tpot": tpot_ms, "latency": e2e_ms}, percentile),
+        service_level({"ttft": ttft_ms, "tpot": tpot_ms, "latency": e2e_ms}, percentile),
         top,
         None if by is None else [name.strip() for name in by.split(",")],
         find_profile(profile, db, wait),
@@ -101,23 +102,13 @@ def sweep(
 
 def _objective(word: str) -> str:
     from aicalib.errors import UnknownName
+    from aicalib.plan.goal import OBJECTIVES
     from aicalib.plan.score import BASES
-    from aicalib.plan.search import OBJECTIVES
 
     known = {name: base for name, base in OBJECTIVES.items() if base in BASES}
     if word not in known:
         raise UnknownName("objective", word, known)
     return known[word]
-
-
-def _bounds(thresholds: dict[str, float | None], percentile: str) -> list[Any]:
-    from aicalib.errors import UnknownName
-    from aicalib.plan.search import PERCENTILES, bound
-
-    if percentile not in ("mean", *PERCENTILES):
-        raise UnknownName("percentile", percentile, ["mean", *PERCENTILES])
-    which = None if percentile == "mean" else percentile
-    return [bound(metric, each, which) for metric, each in thresholds.items() if each is not None]
 
 
 def _document(asked: Sweep, found: Swept) -> dict[str, Any]:

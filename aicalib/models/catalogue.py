@@ -80,10 +80,12 @@ def get_architecture(name_or_path: str | Path) -> Architecture:
 
 def _from_file(path: Path) -> Architecture:
     config = load_config(path)
-    folder = path.resolve() if path.is_dir() else path.resolve().parent
+    whole = path.resolve()
+    # A config.json says nothing by its name: the folder does. Any other file is named by its owner.
+    name = whole.parent.name if whole.name == "config.json" else whole.name.removesuffix(".json")
     # An engine tells a folder from a name on a hub by the folder being there, a run by how it is written.
     source = str(path) if path.is_absolute() else f"./{path}"
-    return architecture_from_config(config, folder.name, source=source)
+    return architecture_from_config(config, name, source=source)
 
 
 def list_architectures() -> list[ListedArchitecture]:

@@ -158,6 +158,8 @@ class Found:
         Of each of `STAGES` the configurations that were tried, and that there are.
     at_once, with_checkpoint : tuple of Choice
         Best first: those that start from the published checkpoint, and those that need one of their own.
+    calibrated : Choice or None
+        The best of the group of `best` whose like was fitted, where that is another one.
     pareto, pareto_with_checkpoint : tuple of Point
         The front of each group, by falling throughput.
     refused : mapping of str to int
@@ -178,6 +180,7 @@ class Found:
     stages: tuple[tuple[int, int], ...]
     at_once: tuple[Choice, ...]
     with_checkpoint: tuple[Choice, ...]
+    calibrated: Choice | None
     pareto: tuple[Point, ...]
     pareto_with_checkpoint: tuple[Point, ...]
     refused: Mapping[str, int]
@@ -206,6 +209,7 @@ class Found:
             ],
             "best": [each.as_dict() for each in self.at_once],
             "best_with_checkpoint": [each.as_dict() for each in self.with_checkpoint],
+            "best_calibrated": self.calibrated and self.calibrated.as_dict(),
             "pareto": [each.as_dict() for each in self.pareto],
             "pareto_with_checkpoint": [each.as_dict() for each in self.pareto_with_checkpoint],
             "refused": dict(self.refused),

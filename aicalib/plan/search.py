@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -20,78 +19,29 @@ from aicalib.plan.evaluate import Evaluated, evaluate
 from aicalib.plan.figures import OUTPUT, SHOWN, Number
 from aicalib.plan.found import Choice, Found, Margin, Point
 from aicalib.plan.front import front
+from aicalib.plan.goal import OBJECTIVES, Goal, bound
 from aicalib.plan.losers import losers
 from aicalib.plan.score import BASES, THROUGHPUT, Figure, penalty
 from aicalib.plan.space import STAGES, Sought, lay_out
-from aicalib.plan.task import Bound
 from aicalib.plan.unmet import no_room, unmet
 from aicalib.plan.why import reasons
 from aicalib.plan.workers import HERE, Where
 from aicalib.prediction import ORIGINS, Prediction, predict_batch
 from aicalib.profiles.profile import Profile, default_profile
 
+__all__ = ["LIMIT", "OBJECTIVES", "Goal", "bound", "search"]
+
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]
 Yes = NDArray[np.bool_]
 
-OBJECTIVES: Final[Mapping[str, str]] = {
-    "throughput": "maximize_throughput",
-    "latency": "minimize_latency",
-    "ttft": "minimize_ttft",
-    "tpot": "minimize_tpot",
-    "balance": "balanced",
-    "cost": "cost",
-}
-"""Objectives of a search, and the base of their score in `aicalib.plan.score`; "cost" is the price of a million output
-tokens."""
-
 LIMIT: Final = 100_000
 """Configurations that are tried where not said otherwise."""
-
-STEEPNESS: Final = 0.1
-"""Relative excess over a weighted bound at which its penalty has grown by e, as the autotuner's own."""
-
-PERCENTILES: Final = ("p50", "p90", "p95", "p99")
-"""What a bound may be about beside the mean."""
 
 _SECONDS: Final = 3600.0
 _MILLION: Final = 1e6
 _AHEAD: Final = 4
 """Choices beside those shown whose start is asked of the engine's rules at a time."""
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What is sought.
-
-    Attributes
-    ----------
-    objective : str
-        One of `OBJECTIVES`.
-    bounds : tuple of Bound
-        The service level: `hard_fail` rules out what exceeds `fail_ratio` over it, `weight` penalizes an excess.
-    steepness : float
-    robust : bool
-        Rank, and hold the service level, by the pessimistic end of intervals.
-    prices : mapping of str to float
-        Kind of GPU, as named in `Sought.gpus` -> price of one for an hour.
-    """
-
-    objective: str = "throughput"
-    bounds: tuple[Bound, ...] = ()
-    steepness: float = STEEPNESS
-    robust: bool = False
-    prices: Mapping[str, float] = field(default_factory=dict)
-
-
-def bound(metric: str, threshold_ms: float, percentile: str | None = None, hard: bool = True) -> Bound:
-    """Return a bound of "ttft", "tpot" or "latency" (end to end), of the mean or a percentile such as "p99".
-
-    A hard one nothing may exceed; the excess over another is weighed as the autotuner does.
-    """
-    if hard:
-        return Bound(metric, percentile, threshold_ms / 1e3, weight=0.0, hard_fail=True, fail_ratio=0.0)
-    return Bound(metric, percentile, threshold_ms / 1e3)
 
 
 def search(
@@ -144,17 +94,15 @@ def _check(sought: Sought, goal: Goal, top: int, limit: int | None) -> None:
         raise InvalidValue(f"top {top} is not a number of choices from 1 on", ["top 5"])
     if limit is not None and limit < 1:
         raise InvalidValue(f"limit {limit} is not a number of configurations from 1 on", ["limit 100000"])
-    for bound in goal.bounds:
-        if not (np.isfinite(bound.threshold_s) and bound.threshold_s > 0.0):
-            raise InvalidValue(
-                f"{bound.metric} bound of {1e3 * bound.threshold_s:g} ms is not a time above 0"
-            )
+    for each in goal.bounds:
+        if not (np.isfinite(each.threshold_s) and each.threshold_s > 0.0):
+            raise InvalidValue(f"{each.metric} bound of {1e3 * each.threshold_s:g} ms is not a time above 0")
     for gpu, price in goal.prices.items():
         if not (np.isfinite(price) and price > 0.0):
             raise InvalidValue(f"price of {gpu} is {price:g}, not a number above 0")
     missing = [gpu for gpu in sought.gpus if gpu not in goal.prices]
     if goal.objective == "cost" and missing:
-        raise InvalidValue(f"objective cost needs a price for {', '.join(missing)}", ["prices FILE"])
+        raise InvalidValue(f"objective cost needs a price for {', '.join(missing)}", ["--prices FILE"])
 
 
 class _Ranking:
@@ -223,11 +171,16 @@ class _Ranking:
             raise unmet(
                 self.evaluated, self.goal.bounds, self.figures[self.rank_by], self.alive, self.goal.robust
             )
-        shown = np.concatenate([first, second])
+        calibrated = self._calibrated(first if first.size else second)
+        shown = np.concatenate([first, second, calibrated])
         batch = self.evaluated.asked(shown)
         predictions = predict_batch(batch, self.profile)
         why = reasons(self.evaluated, shown, self.scores[self.rank_by], self.alive, self.profile)
-        best = [*first[:1].repeat(first.size), *second[:1].repeat(second.size)]
+        best = [
+            *first[:1].repeat(first.size),
+            *second[:1].repeat(second.size),
+            *shown[:1].repeat(calibrated.size),
+        ]
         choices = [
             self._choice(int(row), at, predictions, int(leader), words)
             for at, (row, leader, words) in enumerate(zip(shown, best, why, strict=True))
@@ -242,7 +195,8 @@ class _Ranking:
             evaluated=int(tried.sum()),
             stages=tuple((int(each), all_) for each, all_ in zip(tried, self.space.sizes, strict=True)),
             at_once=tuple(choices[: first.size]),
-            with_checkpoint=tuple(choices[first.size :]),
+            with_checkpoint=tuple(choices[first.size : first.size + second.size]),
+            calibrated=choices[-1] if calibrated.size else None,
             pareto=self._points(fronts[0]),
             pareto_with_checkpoint=self._points(fronts[1]),
             refused=dict(self.refused.most_common()),
@@ -274,6 +228,13 @@ class _Ranking:
         if any(sought.count > gpus_together(gpu) for gpu in gpus):
             notes.append("an instance lies inside one node; replicas, and prefill apart, go over several")
         return tuple(notes)
+
+    def _calibrated(self, best: Codes) -> Codes:
+        """Return the best configuration whose like was fitted, of the group of choices that none such leads."""
+        calibrated = self.evaluated.origins == 0
+        if calibrated[best[0]]:
+            return best[:0]
+        return self._best(calibrated & (self.needs == self.needs[best[0]]))[:1]
 
     def _best(self, group: Yes) -> Codes:
         """Return the best configuration of the best kinds in a group, each of which the engine starts."""

@@ -8,6 +8,7 @@ chunk, also one that joined late or stands in for one that was lost, and none re
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zlib
 from collections.abc import Callable, Generator, Iterable
@@ -33,6 +34,7 @@ times its size."""
 
 _DATA: Final = {".py", ".toml", ".json", ".csv", ".npz"}
 _EXTRA: Final = "pip install 'aicalib[cluster]'"
+_WORKING: Final = ("dask scheduler", "tcp://HOST:8786")
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,14 @@ def connect(scheduler: str) -> Any:
         from distributed import Client
     except ImportError as error:
         raise NoWorkers(f"a scheduler needs Dask, which is not installed: {_EXTRA}", [_EXTRA]) from error
+    if not re.fullmatch(r"\w+://.+:\d+", scheduler):
+        # Dask looks for it for seconds, and then complains on stderr of what it could not close.
+        raise NoWorkers(f"no scheduler answers at {scheduler}: an address is PROTOCOL://HOST:PORT", _WORKING)
     connected: Any = Client
     try:
         return connected(scheduler, timeout=CONNECT_S, set_as_default=False, name="aicalib")
     except (OSError, ValueError) as error:
-        raise NoWorkers(
-            f"no scheduler answers at {scheduler}: {error}", ["dask scheduler", "tcp://HOST:8786"]
-        ) from error
+        raise NoWorkers(f"no scheduler answers at {scheduler}: {error}", _WORKING) from error
 
 
 def check_workers(client: Any, scheduler: str) -> None:
