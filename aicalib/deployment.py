@@ -170,6 +170,7 @@ class Deployment:
             "engine": who.engine,
             "engine_version": who.engine_version,
             **who.quant.to_mapping(),
+            **({} if who.architecture.moe_layers else {"moe": None}),  # a dense model refuses the option
             "mem_fraction": self.memory_fraction,
             "chunked_prefill_size": self.chunk_tokens,
             "max_running_requests": self.max_running,

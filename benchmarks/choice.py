@@ -201,6 +201,7 @@ class Summary(NamedTuple):
     nearly: float
     median_regret: float
     mean_regret: float
+    kept_regret: float
     lucky: float
 
 
@@ -215,12 +216,13 @@ def summary(found: Sequence[Choice]) -> Summary:
         float(np.mean([each.overrun <= TOLERATED for each in found])),
         float(np.median(regret)),
         float(regret.mean()),
+        float(np.mean([each.regret for each in found if each.keeps])),
         float(np.mean([each.lucky for each in found])),
     )
 
 
 HEAD: Final = ("level", "chosen by", "choices", "groups", "within 5 %", "keeps the level",
-               "keeps it to 10 %", "median regret", "mean regret", "blind pick within 5 %")  # fmt: skip
+               "keeps it to 10 %", "median regret", "mean regret", "mean if kept", "blind pick within 5 %")  # fmt: skip
 
 
 def _rows(found: Sequence[Choice], by: str) -> Iterator[tuple[object, ...]]:
@@ -234,7 +236,7 @@ def _rows(found: Sequence[Choice], by: str) -> Iterator[tuple[object, ...]]:
         s = summary(part)
         shares = (
             f"{100 * each:.1f} %"
-            for each in (s.near, s.keeps, s.nearly, s.median_regret, s.mean_regret, s.lucky)
+            for each in (s.near, s.keeps, s.nearly, s.median_regret, s.mean_regret, s.kept_regret, s.lucky)
         )
         yield (name, by, s.choices, s.groups, *shares)
 
@@ -250,7 +252,9 @@ profile that predicts saw no run of that model family on that GPU (whole groups 
 - A service level is a bound on TPOT, between two measured ones at the stated quantile of the sweep's; `none` is
   throughput alone. A choice whose measured TPOT exceeds the bound, by however little, has missed it: its regret is
   100 %.
-- Regret is 1 - measured throughput of the choice / that of the best configuration that keeps the level.
+- Regret is 1 - measured throughput of the choice / that of the best configuration that keeps the level. Misses make
+  most of the mean: where a fifth of the choices miss, twenty of its points are theirs. `mean if kept` is the mean over
+  the choices that keep the level alone.
 - `within 5 %`: the choice keeps the level and comes within 5 % of the best. A blind pick, among those that keep the
   level as measured (which nobody knows beforehand), would do so as often as the last column says.
 - `keeps it to 10 %`: the measured TPOT exceeds the bound by at most 10 %.

@@ -29,7 +29,7 @@ from aicalib.plan.price import Prices, power_of
 from aicalib.plan.space import Space
 from aicalib.plan.sustain import Sustained, at_rate, binding, holds, quiet
 from aicalib.plan.task import Bound
-from aicalib.plan.unmet import NoRoom, Unmet
+from aicalib.plan.unmet import OPTIONS, NoRoom, Unmet
 from aicalib.prediction import ORIGINS, predict_batch
 from aicalib.profiles.profile import Profile
 from aicalib.served import memory_of
@@ -52,8 +52,6 @@ BUSIEST: Final = 8
 
 MOST_HELD: Final = 4096
 """Requests in flight up to which a closed loop is looked at, at equal ratios."""
-
-_OPTIONS: Final = {"ttft": "--ttft-ms", "tpot": "--tpot-ms", "latency": "--e2e-ms"}
 
 _MARGIN: Final = 1.1
 """What a bound that is proposed allows over the nearest that is reached: at that itself no second request may come."""
@@ -314,7 +312,7 @@ class Sizing:
             f"{' and '.join(spelled(bound) for bound, _ in broken)} cannot be kept at any rate for "
             f"{demand.isl[place]:.0f} tokens in and {demand.osl[place]:.0f} out{when}: the nearest"
             f"{' at the pessimistic end' if self.robust else ''} is {nearest}, one request at a time ({start.words()})",
-            [f"{_OPTIONS[bound.metric]} {_above(_MARGIN * each):g}" for bound, each in broken],
+            [f"{OPTIONS[bound.metric]} {_above(_MARGIN * each):g}" for bound, each in broken],
         )
 
 

@@ -31,6 +31,7 @@ BIN_S: Final = 300.0
 FILLS: Final = ("refuse", "zero")
 """What is done with a stretch of time of which a file says nothing."""
 
+_WIDER: Final = "a larger --bin-minutes"
 _PERCENTILES: Final = (50, 90, 99)
 
 _FIRST_LINE: Final = 2
@@ -282,7 +283,7 @@ def _requests(
     begins = _begins(starts, first)
     for place in np.flatnonzero(count == 0.0)[:1] if fill_gaps == "refuse" else ():
         until = place + int((count[place:] > 0.0).argmax())
-        raise _gap(path, begins[place], begins[until], (until - place) * width_s)
+        raise _gap(path, begins[place], begins[until], (until - place) * width_s, _WIDER)
     with np.errstate(invalid="ignore"):
         isl, osl = (np.bincount(at, held[name], bins) / count for name in ("isl", "osl"))
     mix = {
@@ -303,15 +304,15 @@ def _few_enough(path: str | Path, bins: int, width_s: float) -> int:
     if bins > _MOST_BINS:
         raise InvalidValue(
             f"{path} spans {bins} bins of {width_s:g} s; {_MOST_BINS} are the most",
-            ["a larger --bin-minutes"],
+            [_WIDER],
         )
     return bins
 
 
-def _gap(path: str | Path, begin: str, end: str, seconds: float) -> InvalidValue:
+def _gap(path: str | Path, begin: str, end: str, seconds: float, *also: str) -> InvalidValue:
     return InvalidValue(
         f"{path} says nothing of {begin} to {end} ({seconds:g} s): no traffic, or missing from the file?",
-        ["--fill-gaps zero, if there was no traffic", "a larger --bin-minutes", "a file without the gap"],
+        ["--fill-gaps zero, if there was no traffic", *also, "a file without the gap"],
     )
 
 

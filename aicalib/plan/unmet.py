@@ -22,7 +22,7 @@ from aicalib.served import memory_of
 Array = NDArray[np.float64]
 
 
-OPTIONS: Final = {"ttft": "ttft-ms", "tpot": "tpot-ms", "latency": "e2e-ms"}
+OPTIONS: Final = {"ttft": "--ttft-ms", "tpot": "--tpot-ms", "latency": "--e2e-ms"}
 """Options that bound a metric."""
 
 
@@ -69,7 +69,7 @@ def unmet(
         return Unmet(
             f"the service level is not reached{end}: {'; '.join(said)}",
             [
-                f"--{OPTIONS[hard[at].metric]} {_above(least):g}"
+                f"{OPTIONS[hard[at].metric]} {_above(least):g}"
                 for at, least in zip(alone, least_ms, strict=True)
             ],
         )
@@ -85,7 +85,7 @@ def unmet(
         f"each bound is reached by itself{end}, but not {' and '.join(spelled(bound) for bound in hard)} together; "
         f"{NAMES[binding.metric]} binds: the nearest has {', '.join(reached)} ({words}, "
         f"{found.concurrency[row]:g} in flight)",
-        [f"--{OPTIONS[binding.metric]} {_above(needed):g}"],
+        [f"{OPTIONS[binding.metric]} {_above(needed):g}"],
     )
 
 

@@ -47,8 +47,6 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
     plain = predict_batch(batch.take(np.array([index])), uncalibrated())
     held = prediction.memory
     asked = deployment.as_dict()
-    if not deployment.identity.architecture.moe_layers:
-        asked["moe"] = None  # a dense model refuses the option
     if not deployment.identity.architecture.hf_id:
         asked["config"] = deployment.identity.architecture.source
     pool = float(held.kv_pool_bytes[index])
