@@ -100,8 +100,8 @@ def test_energy_that_is_paid_apart_is_in_the_cost(tmp_path):
     path.write_text(head + "[gpu.h100-sxm]\nper_hour = 2\nbusy_w = 600\nidle_w = 100\n")
     best = small(steady(80, 2000, 300), prices=load_prices(path)).best
     watts = 1.5 * (100 + 500 * best.utilisation[0])
-    assert best.draw.mean_kw == pytest.approx(best.planned_gpus * watts / 1e3)
-    assert best.cost.per_hour.value == pytest.approx(best.planned_gpus * (2 + 0.5 * watts / 1e3))
+    assert best.draw.mean_kw == pytest.approx(best.gpus.value * watts / 1e3)
+    assert best.cost.per_hour.value == pytest.approx(best.gpus.value * (2 + 0.5 * watts / 1e3))
 
 
 def test_utilisation_stays_below_one_and_each_bin_has_what_it_needs(day):
@@ -283,6 +283,16 @@ def test_formats_that_need_a_checkpoint_stand_apart():
     assert any("whether its answers are good enough" in note for note in found.notes)
     assert not found.fleets[0].tie
     assert not found.fleets[1].tie
+
+
+def test_a_cache_that_no_kernel_was_timed_with_is_noted():
+    asked = {"gemm": ["auto"], "fmha": ["auto"], "tp": [1]}
+    narrow, wide = (
+        plan("llama-8b", ["h100-sxm"], steady(20, 1000, 200), LEVEL, only=asked | {"kv": [kv]})
+        for kv in ("fp4_e2m1", "fp8")
+    )
+    assert any("fp4_e2m1 cache was timed" in note for note in narrow.notes)
+    assert not any("was timed" in note for note in wide.notes)
 
 
 def test_several_gpus_are_compared_by_price_and_by_number_without():

@@ -188,6 +188,18 @@ def test_a_tie_is_what_the_best_beats_by_less_than_its_interval() -> None:
     assert any(each.tie for each in outcome.at_once)
 
 
+def test_the_best_that_is_calibrated_stands_beside_one_that_is_not() -> None:
+    assert found().best.origin == "calibrated"
+    assert found().calibrated is None
+    sought = replace(SMALL, only={**SMALL.only, "kv": ("auto", "fp8", "fp4_e2m1")})
+    outcome = search(sought, Goal(), limit=None, top=100)
+    assert outcome.best.origin != "calibrated"
+    of_those = [each for each in outcome.at_once if each.origin == "calibrated"]
+    assert outcome.calibrated is not None
+    assert outcome.calibrated.as_dict() == of_those[0].as_dict()
+    assert outcome.calibrated.score.value == min(each.score.value for each in of_those)
+
+
 def test_without_intervals_nothing_ties() -> None:
     outcome = search(SMALL, Goal(), load_profile("priors"), limit=300)
     assert not any(each.tie for each in outcome.at_once)

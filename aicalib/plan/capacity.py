@@ -262,6 +262,11 @@ def _notes(demand: Demand, prices: Prices | None, space: Space, best: Fleet) -> 
         notes.append(
             "the first fleet's formats are not the published ones: whether its answers are good enough is not asked"
         )
+    if best.untimed_cache:
+        notes.append(
+            f"no kernel of the first fleet's {best.deployment['kvcache']} cache was timed: those of an 8-bit one stand "
+            "in; --kv auto,fp8 plans without it"
+        )
     if demand.mix:
         mix = demand.mix
         notes.append(

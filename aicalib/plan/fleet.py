@@ -112,6 +112,8 @@ class Fleet:
         What starts it; with "PATH" where it needs a checkpoint.
     published : bool
         Its formats are those of the published checkpoint.
+    untimed_cache : bool
+        Its cache is narrower than any that was timed.
     needs : str or None
         The checkpoint that it needs; None where it runs at once.
     origin : str
@@ -149,6 +151,7 @@ class Fleet:
     deployment: Mapping[str, Any]
     launch: Launch
     published: bool
+    untimed_cache: bool
     needs: str | None
     origin: str
     gpus_per_replica: int
@@ -166,11 +169,6 @@ class Fleet:
     cost: Cost | None
     draw: Draw | None
     tie: bool = False
-
-    @property
-    def planned_gpus(self) -> int:
-        """GPUs of the planned replicas."""
-        return self.size * self.gpus_per_replica
 
     @property
     def price(self) -> Number:

@@ -20,6 +20,7 @@ from aicalib.batch import Batch
 from aicalib.engines.launch import Launch, assemble
 from aicalib.errors import InvalidValue, RequestError
 from aicalib.hardware import get_accelerator
+from aicalib.identify import untimed_cache
 from aicalib.plan.bins import Bins
 from aicalib.plan.demand import Demand
 from aicalib.plan.figures import Number, figures_of
@@ -253,6 +254,7 @@ class Sizing:
             deployment={name: value for name, value in deployment.as_dict().items() if name != "notes"},
             launch=launch,
             published=start.format[:4] == (None,) * 4,
+            untimed_cache=untimed_cache(deployment.identity),
             needs=start.format.needs,
             origin=str(ORIGINS[here.origins[0]]),
             gpus_per_replica=one,
