@@ -51,6 +51,8 @@ _CORRUPT = re.compile(
     r"Corrupt database file|Could not read enough|[Ss]erialization Error|not a valid DuckDB"
 )
 _FULL = re.compile(r"No space left|Disk quota|File too large|Could not write|failed to write", re.IGNORECASE)
+INTERRUPTED = "Query interrupted"
+"""What DuckDB raises, as a RuntimeError, where Ctrl-C comes while it works."""
 _LOCKED = re.compile(r"lock on file|Conflicting lock")
 
 
@@ -163,11 +165,15 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Give the errors of a full disk, of too little memory and of a damaged file their names."""
+    """Give the errors of a full disk, of too little memory and of a damaged file their names, and Ctrl-C its own."""
     import duckdb
 
     try:
         yield
+    except RuntimeError as error:
+        if str(error) == INTERRUPTED:
+            raise KeyboardInterrupt from error
+        raise
     except duckdb.Error as error:
         told = str(error).splitlines()[0]
         if _FULL.search(told):
