@@ -406,7 +406,14 @@ def test_the_command_sets_measured_beside_predicted(where, tmp_path, monkeypatch
     [
         ("", "nothing says what to start"),
         ("--model llama-8b", "no gpu is given"),
-        ("--model llama-8b --launch x", "--launch and --model says"),
+        ("--model llama-8b --launch x", "--launch and --model each say"),
+        ("--count 2 --model llama-8b --gpu h100", "--count chooses among the starts of a task"),
+        (
+            "task.json --tp 2 --disable-radix-cache",
+            "--tp, --disable-radix-cache: the task says what is started",
+        ),
+        ("--model llama-8b --gpu h100 --isl 0 --dry-run", "isl"),
+        ("--base-url localhost:30000 --gpu h100", "--base-url 'localhost:30000' is no address"),
         ("--model llama-8b --gpu h100 --concurrency 1,x", "'1,x' is no list of numbers"),
         ("--model llama-8b --gpu h100 --concurrency 1 --request-rate 2", "both say how requests arrive"),
         ("--base-url http://127.0.0.1:9 --gpu h100", "nothing healthy answers"),

@@ -162,6 +162,10 @@ def measure(
         raise typer.Exit(1)
 
 
+_BESIDE_A_TASK = ("gpu", "engine_version")
+"""Options of a deployment that a task leaves open."""
+
+
 def _planned(
     path: Path | None,
     count: int | None,
@@ -190,9 +194,20 @@ def _planned(
     given = [name for name, value in ways.items() if value is not None]
     if given not in (*([each] for each in ways), ["TASK.json", "--base-url"], ["--base-url", "--model"]):
         raise InvalidValue(
-            f"{' and '.join(given) or 'nothing'} says what to start: give one of these", list(ways)
+            f"{' and '.join(given)} each say what to start" if given else "nothing says what to start",
+            [f"one of {', '.join(ways)}"],
         )
     asked = apply_preset(options, preset)
+    if path is not None and base_url is None:
+        idle = [name for name, value in asked.items() if value is not None and name not in _BESIDE_A_TASK]
+        if idle:
+            flags = ", ".join("--" + name.replace("_", "-") for name in idle)
+            raise InvalidValue(
+                f"{flags}: the task says what is started, and these would change nothing",
+                ["parameters and quant_config of the task"],
+            )
+    elif count is not None:
+        raise InvalidValue("--count chooses among the starts of a task", ["TASK.json --count 3"])
     if path is not None:
         task = load_task(path)
         asked["gpu"] = gpu = options["gpu"] or task.gpu
@@ -229,7 +244,7 @@ def _loads(isl: int | None, osl: int | None, concurrency: str | None, request_ra
         )
     if isl is None and osl is None and concurrency is None and request_rate is None:
         return []
-    lengths = (isl or 1024, osl or 256)
+    lengths = (1024 if isl is None else isl, 256 if osl is None else osl)
     if request_rate is not None:
         return [Load(*lengths, request_rate=each) for each in _numbers("--request-rate", request_rate, float)]
     return [Load(*lengths, int(each)) for each in _numbers("--concurrency", concurrency or "32", int)]

@@ -244,6 +244,10 @@ def running(url: str) -> Server:
         Where nothing answers, or what answers is neither SGLang nor vLLM.
     """
     url = url.rstrip("/")
+    if not url.startswith(("http://", "https://")):
+        raise InvalidValue(
+            f"--base-url '{url}' is no address of a server", [f"--base-url http://{url or 'HOST:PORT'}"]
+        )
     if status_of(f"{url}/health") != 200:
         raise InvalidValue(f"nothing healthy answers at {url}/health", ["--base-url http://HOST:PORT"])
     for engine in PROGRAMS:

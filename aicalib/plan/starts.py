@@ -72,7 +72,7 @@ def of_options(options: Mapping[str, Any], loads: Sequence[Load]) -> Planned:
         For what the engine does not start.
     """
     made = launch(request_of(options))
-    return Planned(made, tuple(loads), _deployment({**options, "engine_version": made.engine_version}))
+    return Planned(made, tuple(loads), _deployment({**options, "engine_version": made.engine_version}, loads))
 
 
 def of_line(line: str, options: Mapping[str, Any], loads: Sequence[Load]) -> Planned:
@@ -96,7 +96,7 @@ def of_line(line: str, options: Mapping[str, Any], loads: Sequence[Load]) -> Pla
     at = next(place for place, word in enumerate(words) if not _VARIABLE.match(word))
     env = dict(word.split("=", 1) for word in words[:at])
     start = Launch(found.engine, found.engine_version, tuple(words[at:]), env)
-    return Planned(start, tuple(loads), _deployment(_asked(found, options)))
+    return Planned(start, tuple(loads), _deployment(_asked(found, options), loads))
 
 
 def of_server(server: Server, options: Mapping[str, Any], loads: Sequence[Load]) -> Planned:
@@ -123,7 +123,7 @@ def of_server(server: Server, options: Mapping[str, Any], loads: Sequence[Load])
         found = read_launch(["vllm", "serve", server.model], server.version)
         argv = ("vllm", "serve", server.model)
     start = Launch(server.engine, server.version or found.engine_version, argv)
-    return Planned(start, tuple(loads), _deployment(_asked(found, options)))
+    return Planned(start, tuple(loads), _deployment(_asked(found, options), loads))
 
 
 def _asked(found: Understood, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,20 +131,24 @@ def _asked(found: Understood, options: Mapping[str, Any]) -> dict[str, Any]:
     return {"engine": found.engine, "engine_version": found.engine_version, **found.options, **given}
 
 
-def _deployment(options: Mapping[str, Any]) -> dict[str, Any]:
+def _deployment(options: Mapping[str, Any], loads: Sequence[Load]) -> dict[str, Any]:
     """Return a deployment as the engine will run it, its accelerator by the name that the store keeps.
 
     Raises
     ------
     RequestError
+        For a deployment that is none, or a load that it cannot take, such as one beyond its context.
     """
     for name in ("model", "gpu"):
         if options.get(name) is None:
             raise InvalidValue(
                 f"no {name} is given: a measured run says on what it was taken", [f"--{name} NAME"]
             )
-    read = {name: [value] for name, value in options.items() if name in _READ and value is not None}
-    batch = resolve(read, 1)
+    read: dict[str, list[Any]] = {
+        name: [value] * len(loads) for name, value in options.items() if name in _READ and value is not None
+    }
+    read |= {"isl": [each.isl for each in loads], "osl": [each.osl for each in loads]}
+    batch = resolve(read, len(loads))
     for error in batch.refused.values():
         raise error
     return named(batch.deployment(0).as_dict(), str(options["model"]), str(options["gpu"]))
