@@ -37,7 +37,7 @@ def next_(
         str | None,
         typer.Option("--base-url", help="Of the server. Default: the engine's own port on this machine."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the client's prompts, and of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the client's prompts, and of the samples.")] = 0,
     profile: ProfileName = "default",
     db: Db = None,
     wait: Wait = DEFAULT_WAIT_S,
@@ -155,7 +155,7 @@ def _print(found: Next) -> None:
     )
     print_table(
         "",
-        ["", "gain %", "regret %", "min", "TTFT ms", "TPOT ms", "tok/s/GPU", "run"],
+        ["", "gain %", "regret falls %", "min", "TTFT ms", "TPOT ms", "tok/s/GPU", "run"],
         [_row(place, run, found) for place, run in enumerate(found.runs, 1)],
         align="rrrrrrrl",
     )
@@ -172,7 +172,7 @@ def _row(place: int, run: NextRun, found: Next) -> list[str]:
     return [
         str(place),
         f"{100 * run.expected_gain:.1f}",
-        f"-{100 * run.uncertainty_fall:.1f}",
+        f"{100 * run.uncertainty_fall:.1f}",
         f"{run.cost_minutes:.1f}",
         *(_interval(each) for each in figures),
         f"{_point(found, run)} at {run.load}",
