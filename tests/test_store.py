@@ -12,6 +12,7 @@ from stores import CONTEXT, DATA, MEASUREMENTS, ONLINE, RUN, SYNTHETIC, content,
 
 import perfdb
 from perfdb import quality
+from perfdb.connection import INTERRUPTED, workspace
 from perfdb.keys import KEYS, PROVENANCE, SQL_TYPES, VIEW_ONLY
 
 
@@ -360,3 +361,11 @@ def test_shipped_flags_match_the_counts_in_the_readme(shipped):
     }
     assert told == store.info()["flags"]
     assert all(f"`{name}`" in text for name in quality.RULES)
+
+
+def test_an_interrupted_query_is_an_interruption(tmp_path):
+    # What DuckDB makes of SIGINT while it works.
+    with pytest.raises(KeyboardInterrupt), workspace(tmp_path / "store.duckdb"):
+        raise RuntimeError(INTERRUPTED)
+    with pytest.raises(RuntimeError, match="another"), workspace(tmp_path / "store.duckdb"):
+        raise RuntimeError("another")
