@@ -75,6 +75,19 @@ def test_a_client_that_writes_nothing_ends_it_with_its_reason_and_the_store_inta
         assert store.query("SELECT count(*) AS n FROM runs") == [{"n": 0}]
 
 
+def test_where_nothing_could_be_measured_nothing_is_settled_and_each_failure_is_told(options, capsys):
+    missing = [*options, "--engine-python", "/nowhere/python"]
+    status, out, err = answer(capsys, "loop", *missing)
+    assert status == 1
+    assert "ended, nothing left: " in out
+    assert out.count("not_installed: ") == 2
+    assert out.count("/nowhere/python") >= 2
+    assert err.count("/nowhere/python") == 2
+    status, out, _ = answer(capsys, "loop", *missing, "--json")
+    found = json.loads(out)
+    assert (status, found["settled"], found["ended"]["kind"]) == (1, False, "nothing_left")
+
+
 @pytest.mark.parametrize(
     ("change", "more", "words"),
     [
@@ -84,6 +97,7 @@ def test_a_client_that_writes_nothing_ends_it_with_its_reason_and_the_store_inta
         ({}, ["--plot", "errors.pdf"], "must end in .png or .svg"),
         ({}, ["--name", "default"], "always means the shipped profile"),
         ({}, ["--repeat-every", "1"], "one of how many runs"),
+        ({}, ["--minutes", "nan"], "--minutes nan is not above 0"),
         (
             {"model": {"id_or_path": "meta-llama/Llama-3.1-405B-Instruct"}},
             [],

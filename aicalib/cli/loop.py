@@ -137,9 +137,10 @@ def loop(
                 looped = Loop(task, store, measurer, journal, used, rules, gpu, engine_version, watch)
                 ended = looped.run()
         except BaseException:
-            typer.echo(
-                f"{journal.path} keeps what was measured: the same command goes on from there", err=True
-            )
+            if journal.state.asked:
+                typer.echo(
+                    f"{journal.path} keeps what was measured: the same command goes on from there", err=True
+                )
             raise
         own = calibrated(ended.found, store, used, called)
         if own is not None:
@@ -215,7 +216,8 @@ def _watching(budget: int | None) -> Iterator[tuple[Callable[[Event], object], C
                     f"run {cells[0]}: {cells[1]}; predicted {predicted}; best so far: {best}", err=True
                 )
             elif event.came is not None and event.came.failed:
-                typer.echo(f"  came: {cells[8]}", err=True)
+                message = event.came.facts.get("message")
+                typer.echo(f"  came: {cells[8]}" + (f" ({message})" if message else ""), err=True)
             else:
                 measured = f"TTFT {cells[3]} ms {cells[4]}, TPOT {cells[6]} ms {cells[7]} {cells[8]}"
                 typer.echo(f"  came: {measured}".rstrip(), err=True)

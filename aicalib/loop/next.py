@@ -382,7 +382,7 @@ def _settled(best: Best, is_known: Flags, left: bool) -> tuple[bool, str]:
     if is_known.all():
         return True, "every run of the task was measured"
     if not left:
-        return True, "every run of the task was measured, or is not to be tried"
+        return best.touched, "every run of the task was measured, or is not to be tried"
     if best.within < SURE:
         lost = f"{100 * best.regret:.1f} % are lost on average"
         return False, f"{sure}, {lost}; settled is {100 * SURE:.0f} %"

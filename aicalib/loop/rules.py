@@ -49,7 +49,7 @@ class Rules:
 
     def __post_init__(self) -> None:
         for name, value in (("runs", self.runs), ("minutes", self.minutes), ("failures", self.most_failures)):
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise InvalidValue(f"--{name} {value:g} is not above 0", [f"--{name} 10"])
         if self.repeat_every < 0 or self.repeat_every == 1:
             raise InvalidValue(

@@ -67,6 +67,9 @@ def text(said: Mapping[str, Any]) -> list[str]:
     learned = [f"  {each}" for level in said["learned"] for each in _level_words(level)]
     lines += ["", "learned:", *(learned or ["  nothing beyond what was predicted"])]
     lines += ["", *_error_lines(said)]
+    failed = [each for each in said["steps"] if each["message"]]
+    lines += ["", "failed:"] if failed else []
+    lines += [f"  run {each['number']}, {each['reason']}: {each['message']}" for each in failed]
     choice, score = said["choice"], said["choice"]["score"]
     sure = "measured" if choice["measured"] else "not all of it measured"
     lines += [
