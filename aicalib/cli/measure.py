@@ -115,6 +115,7 @@ def measure(
 
     What to start is a task, a launch line, options as of 'aicalib launch', or nothing (--base-url).
     """
+    from aicalib.calibrate.records import make_store
     from aicalib.measure.client import prompts_for
     from aicalib.measure.session import Where
     from aicalib.measure.session import measure as measured
@@ -139,6 +140,9 @@ def measure(
     if dry_run:
         _print_lines(planned, where, prompts, json)
         return
+    make_store(
+        store_path(db)
+    )  # one that cannot be written to is told before an engine takes minutes to start
     foreseen = foreseen_of(planned, prompts, used)
     found: list[Outcome] = []
     with status() as (tell, say):

@@ -37,6 +37,10 @@ def probe(
         )
     if output is not None and output.exists() and not force:
         raise InvalidValue(f"{output} is there already; --force writes over it", ["--force"])
+    if output is not None and not output.parent.is_dir():
+        raise InvalidValue(
+            f"--output {output}: there is no folder {output.parent}", [f"mkdir -p {output.parent}"]
+        )
     machine = this_machine()
     rates = measure_rates(machine, lambda what: typer.echo(f"measuring {what} ...", err=True))
     figures = accelerator_file(machine, rates, datetime.datetime.now(datetime.UTC).date())
