@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aicalib.cli import options as opt
 from aicalib.cli.output import Json, print_json
 
 
@@ -19,45 +20,33 @@ class Shape(StrEnum):
 
 
 def launch(
-    model: Annotated[
-        str, typer.Option(help="Catalogue name, Hugging Face id, or path of a config.json.")
-    ] = "llama-70b",
-    gpu: Annotated[
-        str, typer.Option(help="Accelerator of 'aicalib list gpus', or a .toml file of your own.")
-    ] = "h100-sxm",
-    gemm: Annotated[str | None, typer.Option(help="Format of dense weights.")] = None,
-    kv: Annotated[str | None, typer.Option(help="Format of the KV cache.")] = None,
-    fmha: Annotated[str | None, typer.Option(help="Format in which attention multiplies.")] = None,
-    moe: Annotated[str | None, typer.Option(help="Format of the experts.")] = None,
-    preset: Annotated[str | None, typer.Option(help="One of 'aicalib quant presets'.")] = None,
+    model: opt.Model = "llama-70b",
+    gpu: opt.Gpu = "h100-sxm",
+    gemm: opt.Gemm = None,
+    kv: opt.Kv = None,
+    fmha: opt.Fmha = None,
+    moe: opt.Moe = None,
+    preset: opt.Preset = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(help="Folder or repository of the weights, where it is not the published one."),
     ] = None,
-    tp: Annotated[
-        int | None, typer.Option(help="Tensor-parallel width. Default: the smallest that fits.")
-    ] = None,
-    pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
-    dp: Annotated[int | None, typer.Option(help="Attention-data-parallel ranks inside tp.")] = None,
-    ep: Annotated[
-        int | None, typer.Option(help="Ranks over which whole experts are split, inside tp.")
-    ] = None,
-    engine: Annotated[str, typer.Option(help="sglang, vllm or trtllm.")] = "sglang",
-    engine_version: Annotated[str | None, typer.Option(help="Default: the newest known.")] = None,
-    mem_fraction: Annotated[float | None, typer.Option(help="The engine's memory fraction.")] = None,
-    chunked_prefill_size: Annotated[int | None, typer.Option(help="Tokens of one prefill step.")] = None,
-    max_running_requests: Annotated[int | None, typer.Option(help="Most running requests.")] = None,
+    tp: opt.Tp = None,
+    pp: opt.Pp = None,
+    dp: opt.Dp = None,
+    ep: opt.Ep = None,
+    engine: opt.Engine = "sglang",
+    engine_version: opt.EngineVersion = None,
+    mem_fraction: opt.MemFraction = None,
+    chunked_prefill_size: opt.ChunkedPrefillSize = None,
+    max_running_requests: opt.MaxRunningRequests = None,
     context_len: Annotated[int | None, typer.Option(help="Longest sequence.")] = None,
     page_size: Annotated[int | None, typer.Option(help="Tokens of a page of the cache.")] = None,
     cuda_graph_max_bs: Annotated[
         int | None, typer.Option(help="Largest decode batch with a captured graph; 0 is without graphs.")
     ] = None,
-    disable_radix_cache: Annotated[
-        bool, typer.Option("--disable-radix-cache", help="Without the prefix cache.")
-    ] = False,
-    enable_mixed_chunk: Annotated[
-        bool, typer.Option("--enable-mixed-chunk", help="SGLang: decode in the steps of prefill chunks.")
-    ] = False,
+    disable_radix_cache: opt.DisableRadixCache = False,
+    enable_mixed_chunk: opt.EnableMixedChunk = False,
     enable_fp32_lm_head: Annotated[
         bool, typer.Option("--enable-fp32-lm-head", help="SGLang: the output head in 32 bit.")
     ] = False,
@@ -79,18 +68,16 @@ def launch(
         bool, typer.Option("--quantize-and-serve", help="SGLang: serve what ModelOpt has just made.")
     ] = False,
     torchao_config: Annotated[str | None, typer.Option(help="SGLang below 0.5.18.")] = None,
-    spec_method: Annotated[str | None, typer.Option(help="Speculation: mtp or eagle.")] = None,
+    spec_method: opt.SpecMethod = None,
     spec_algorithm: Annotated[str | None, typer.Option(help="The engine's own name of it.")] = None,
-    spec_tokens: Annotated[int | None, typer.Option(help="Tokens drafted a step.")] = None,
-    draft_model: Annotated[str | None, typer.Option(help="Model that drafts for eagle.")] = None,
-    draft_gemm: Annotated[str | None, typer.Option(help="Format of the draft model's weights.")] = None,
-    prefill_tp: Annotated[
-        int | None, typer.Option(help="Width of instances that only prefill; the others then only decode.")
-    ] = None,
-    prefill_dp: Annotated[int | None, typer.Option(help="Attention-data-parallel ranks in these.")] = None,
-    prefill_ep: Annotated[int | None, typer.Option(help="Expert ranks in these.")] = None,
-    prefill_instances: Annotated[int | None, typer.Option(help="How many of these. Default: 1.")] = None,
-    decode_instances: Annotated[int | None, typer.Option(help="How many that decode. Default: 1.")] = None,
+    spec_tokens: opt.SpecTokens = None,
+    draft_model: opt.DraftModel = None,
+    draft_gemm: opt.DraftGemm = None,
+    prefill_tp: opt.PrefillTp = None,
+    prefill_dp: opt.PrefillDp = None,
+    prefill_ep: opt.PrefillEp = None,
+    prefill_instances: opt.PrefillInstances = None,
+    decode_instances: opt.DecodeInstances = None,
     host: Annotated[str | None, typer.Option(help="Address that the server listens on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port that the server listens on.")] = None,
     cuda_version: Annotated[str | None, typer.Option(help="Of the machine, to be checked.")] = None,

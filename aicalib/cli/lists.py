@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aicalib.cli import options as opt
 from aicalib.cli import profiles
 from aicalib.cli.output import Json, print_json, print_table
 
@@ -71,7 +72,7 @@ def modes(
     engine: Annotated[
         str | None, typer.Option(help="Also which of them this engine starts: sglang, vllm or trtllm.")
     ] = None,
-    engine_version: Annotated[str | None, typer.Option(help="Default: the newest known.")] = None,
+    engine_version: opt.EngineVersion = None,
     gpu: Annotated[str, typer.Option(help="Accelerator that it starts them on.")] = "h100-sxm",
     model: Annotated[str, typer.Option(help="Model whose attention and experts decide.")] = "qwen3-30b-a3b",
     json: Json = False,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aicalib.cli import options as opt
 from aicalib.cli.output import (
     DEFAULT_WAIT_S,
     Db,
@@ -49,7 +50,7 @@ MOST_ROWS = 20
 
 
 def loop(
-    path: Annotated[Path, typer.Argument(metavar="TASK.json", help="The autotuner's task file.")],
+    path: opt.TaskFile,
     runs: Annotated[
         int | None, typer.Option(min=1, help="Measured runs at most, those of earlier sessions included.")
     ] = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aicalib.cli import options as opt
 from aicalib.cli.outcomes import document, foreseen_of, print_outcomes, said, status
 from aicalib.cli.output import (
     DEFAULT_WAIT_S,
@@ -59,25 +60,21 @@ def measure(
         str | None,
         typer.Option(help="Accelerator that this machine has, or a .toml file of it. Default: the task's."),
     ] = None,
-    gemm: Annotated[str | None, typer.Option(help="Format of dense weights.")] = None,
-    kv: Annotated[str | None, typer.Option(help="Format of the KV cache.")] = None,
-    fmha: Annotated[str | None, typer.Option(help="Format in which attention multiplies.")] = None,
-    moe: Annotated[str | None, typer.Option(help="Format of the experts.")] = None,
-    preset: Annotated[str | None, typer.Option(help="One of 'aicalib quant presets'.")] = None,
+    gemm: opt.Gemm = None,
+    kv: opt.Kv = None,
+    fmha: opt.Fmha = None,
+    moe: opt.Moe = None,
+    preset: opt.Preset = None,
     checkpoint: Annotated[str | None, typer.Option(help="Folder or repository of the weights.")] = None,
     tp: Annotated[int | None, typer.Option(help="Tensor-parallel width.")] = None,
-    pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
-    dp: Annotated[int | None, typer.Option(help="Attention-data-parallel ranks inside tp.")] = None,
-    ep: Annotated[
-        int | None, typer.Option(help="Ranks over which whole experts are split, inside tp.")
-    ] = None,
+    pp: opt.Pp = None,
+    dp: opt.Dp = None,
+    ep: opt.Ep = None,
     engine: Annotated[str | None, typer.Option(help="sglang or vllm. Default: sglang.")] = None,
-    engine_version: Annotated[str | None, typer.Option(help="Default: the newest known.")] = None,
-    mem_fraction: Annotated[float | None, typer.Option(help="The engine's memory fraction.")] = None,
-    max_running_requests: Annotated[int | None, typer.Option(help="Most running requests.")] = None,
-    disable_radix_cache: Annotated[
-        bool, typer.Option("--disable-radix-cache", help="Without the prefix cache.")
-    ] = False,
+    engine_version: opt.EngineVersion = None,
+    mem_fraction: opt.MemFraction = None,
+    max_running_requests: opt.MaxRunningRequests = None,
+    disable_radix_cache: opt.DisableRadixCache = False,
     isl: Annotated[
         int | None, typer.Option(help="Mean input tokens. Default: the task's, else 1024.")
     ] = None,

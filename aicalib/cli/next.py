@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aicalib.cli import options as opt
 from aicalib.cli.output import (
     DEFAULT_WAIT_S,
     Db,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def next_(
-    path: Annotated[Path, typer.Argument(metavar="TASK.json", help="The autotuner's task file.")],
+    path: opt.TaskFile,
     count: Annotated[int, typer.Option(help="Runs to propose; they do not repeat each other.")] = 1,
     gpu: Annotated[
         str | None, typer.Option(help="Accelerator. Default: benchmark.gpu_type of the task, else h100-sxm.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aicalib.cli import options as opt
 from aicalib.cli.choices import service_level, tried_values
 from aicalib.cli.output import (
     DEFAULT_WAIT_S,
@@ -32,9 +33,7 @@ _ONLY = "Only these, with commas; 'auto' leaves it to checkpoint and engine."
 
 
 def plan(
-    model: Annotated[
-        str, typer.Option(help="Catalogue name, Hugging Face id, or path of a config.json.")
-    ] = "llama-70b",
+    model: opt.Model = "llama-70b",
     gpu: Annotated[str, typer.Option(help=f"Accelerator, or a .toml file of your own. {_LIST}")] = "h100-sxm",
     rate: Annotated[float | None, typer.Option(help="Requests a second, if it does not change.")] = None,
     traffic: Annotated[
@@ -61,13 +60,11 @@ def plan(
             metavar="WHAT=NAME", help="Column of time, isl, osl, rate or requests, by its name in the file."
         ),
     ] = None,
-    prefix_hit: Annotated[float, typer.Option(help="Share of the input that the prefix cache holds.")] = 0.0,
-    ttft_ms: Annotated[float | None, typer.Option(help="Time to first token, at most.")] = None,
-    tpot_ms: Annotated[float | None, typer.Option(help="Time per further output token, at most.")] = None,
-    e2e_ms: Annotated[float | None, typer.Option(help="Whole request, at most.")] = None,
-    percentile: Annotated[
-        str, typer.Option(help="What the three bounds are about: mean, p50, p90, p95 or p99.")
-    ] = "mean",
+    prefix_hit: opt.PrefixHit = 0.0,
+    ttft_ms: opt.TtftMs = None,
+    tpot_ms: opt.TpotMs = None,
+    e2e_ms: opt.E2eMs = None,
+    percentile: opt.Percentile = "mean",
     spare: Annotated[float, typer.Option(help="Capacity beyond the traffic, as a share of it.")] = 0.2,
     robust: Annotated[
         bool, typer.Option("--robust", help="Size fleets by the pessimistic end of intervals.")
@@ -77,7 +74,7 @@ def plan(
     ] = None,
     replica_gpus: Annotated[int, typer.Option(help="GPUs of one replica, at most.")] = 8,
     engine: Annotated[str, typer.Option(help=f"sglang, vllm or trtllm. {_LIST}")] = "sglang",
-    engine_version: Annotated[str | None, typer.Option(help="Default: the newest known.")] = None,
+    engine_version: opt.EngineVersion = None,
     gemm: Annotated[str | None, typer.Option(help=f"Formats of dense weights. {_ONLY}")] = None,
     kv: Annotated[str | None, typer.Option(help=f"Formats of the KV cache. {_ONLY}")] = None,
     fmha: Annotated[str | None, typer.Option(help=f"Formats in which attention multiplies. {_ONLY}")] = None,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aicalib.cli import options as opt
 from aicalib.cli.draw import Picture
 from aicalib.cli.output import (
     DEFAULT_WAIT_S,
@@ -24,70 +25,51 @@ from aicalib.cli.output import (
 
 def predict(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Option(help="Catalogue name, Hugging Face id, or path of a config.json.")
-    ] = "llama-70b",
-    gpu: Annotated[
-        str, typer.Option(help="Accelerator of 'aicalib list gpus', or a .toml file of your own.")
-    ] = "h100-sxm",
-    gemm: Annotated[str | None, typer.Option(help="Format of dense weights.")] = None,
-    kv: Annotated[str | None, typer.Option(help="Format of the KV cache.")] = None,
-    fmha: Annotated[str | None, typer.Option(help="Format in which attention multiplies.")] = None,
-    moe: Annotated[str | None, typer.Option(help="Format of the experts.")] = None,
+    model: opt.Model = "llama-70b",
+    gpu: opt.Gpu = "h100-sxm",
+    gemm: opt.Gemm = None,
+    kv: opt.Kv = None,
+    fmha: opt.Fmha = None,
+    moe: opt.Moe = None,
     preset: Annotated[
         str | None, typer.Option(help="One of 'aicalib quant presets', or several with commas, side by side.")
     ] = None,
-    launch: Annotated[
-        str | None, typer.Option(help="The command that starts the engine; options beside it win.")
-    ] = None,
-    server_info: Annotated[
-        Path | None,
-        typer.Option(help="What SGLang's /server_info answered, as a file.", exists=True, dir_okay=False),
-    ] = None,
-    tp: Annotated[
-        int | None, typer.Option(help="Tensor-parallel width. Default: the smallest that fits.")
-    ] = None,
-    pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
-    dp: Annotated[int | None, typer.Option(help="Attention-data-parallel ranks inside tp.")] = None,
-    ep: Annotated[
-        int | None, typer.Option(help="Ranks over which whole experts are split, inside tp.")
-    ] = None,
+    launch: opt.Launch = None,
+    server_info: opt.ServerInfo = None,
+    tp: opt.Tp = None,
+    pp: opt.Pp = None,
+    dp: opt.Dp = None,
+    ep: opt.Ep = None,
     engine: Annotated[str, typer.Option(help="sglang or vllm.")] = "sglang",
-    engine_version: Annotated[str | None, typer.Option(help="Default: the newest known.")] = None,
-    isl: Annotated[float, typer.Option(help="Mean input tokens.")] = 1024,
-    osl: Annotated[float, typer.Option(help="Mean output tokens.")] = 256,
-    concurrency: Annotated[int, typer.Option(help="Requests in flight.")] = 32,
+    engine_version: opt.EngineVersion = None,
+    isl: opt.Isl = 1024,
+    osl: opt.Osl = 256,
+    concurrency: opt.Concurrency = 32,
     num_prompts: Annotated[
         int | None, typer.Option(help="Requests of the benchmark. Default: 10 x concurrency.")
     ] = None,
-    request_rate: Annotated[
-        float | None, typer.Option(help="Requests a second of an open loop; inf sends all at once.")
-    ] = None,
+    request_rate: opt.RequestRate = None,
     load: Annotated[
         str | None, typer.Option(help="closed, open, burst or static_batch. Default: closed, or by the rate.")
     ] = None,
-    prefix_hit: Annotated[float, typer.Option(help="Share of the input that the prefix cache holds.")] = 0.0,
+    prefix_hit: opt.PrefixHit = 0.0,
     lockstep: Annotated[bool, typer.Option(help="All requests have the same lengths.")] = False,
-    mem_fraction: Annotated[float | None, typer.Option(help="The engine's memory fraction.")] = None,
-    chunked_prefill_size: Annotated[int | None, typer.Option(help="Tokens of one prefill step.")] = None,
-    max_running_requests: Annotated[int | None, typer.Option(help="Most running requests.")] = None,
-    enable_mixed_chunk: Annotated[
-        bool, typer.Option("--enable-mixed-chunk", help="SGLang: decode in the steps of prefill chunks.")
-    ] = False,
-    spec_method: Annotated[str | None, typer.Option(help="Speculation: mtp or eagle.")] = None,
-    spec_tokens: Annotated[int | None, typer.Option(help="Tokens drafted a step.")] = None,
+    mem_fraction: opt.MemFraction = None,
+    chunked_prefill_size: opt.ChunkedPrefillSize = None,
+    max_running_requests: opt.MaxRunningRequests = None,
+    enable_mixed_chunk: opt.EnableMixedChunk = False,
+    spec_method: opt.SpecMethod = None,
+    spec_tokens: opt.SpecTokens = None,
     spec_accept: Annotated[
         float | None, typer.Option(help="Mean tokens a step yields (acceptance length), as measured.")
     ] = None,
-    draft_model: Annotated[str | None, typer.Option(help="Model that drafts for eagle.")] = None,
-    draft_gemm: Annotated[str | None, typer.Option(help="Format of the draft model's weights.")] = None,
-    prefill_tp: Annotated[
-        int | None, typer.Option(help="Width of instances that only prefill; the others then only decode.")
-    ] = None,
-    prefill_dp: Annotated[int | None, typer.Option(help="Attention-data-parallel ranks in these.")] = None,
-    prefill_ep: Annotated[int | None, typer.Option(help="Expert ranks in these.")] = None,
-    prefill_instances: Annotated[int | None, typer.Option(help="How many of these. Default: 1.")] = None,
-    decode_instances: Annotated[int | None, typer.Option(help="How many that decode. Default: 1.")] = None,
+    draft_model: opt.DraftModel = None,
+    draft_gemm: opt.DraftGemm = None,
+    prefill_tp: opt.PrefillTp = None,
+    prefill_dp: opt.PrefillDp = None,
+    prefill_ep: opt.PrefillEp = None,
+    prefill_instances: opt.PrefillInstances = None,
+    decode_instances: opt.DecodeInstances = None,
     network_gbit_s: Annotated[
         float | None, typer.Option(help="Rate at which one GPU sends its part of the cache to them.")
     ] = None,

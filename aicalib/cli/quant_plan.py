@@ -6,23 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
+from aicalib.cli import options as opt
 from aicalib.cli.output import Json, print_json, print_table
 
 
 def plan(
     model: Annotated[str, typer.Option(help="Name, alias, or a config.json.")] = "llama-70b",
     gpu: Annotated[str, typer.Option(help="Accelerator by name or alias, or a .toml file.")] = "h100-sxm",
-    gemm: Annotated[str | None, typer.Option(help="Format of dense weights.")] = None,
-    kv: Annotated[str | None, typer.Option(help="Format of the KV cache.")] = None,
+    gemm: opt.Gemm = None,
+    kv: opt.Kv = None,
     fmha: Annotated[str | None, typer.Option(help="Format of attention.")] = None,
-    moe: Annotated[str | None, typer.Option(help="Format of the experts.")] = None,
+    moe: opt.Moe = None,
     engine: Annotated[str, typer.Option(help="sglang or vllm.")] = "sglang",
     engine_version: Annotated[str | None, typer.Option(help="Version. Default: the newest known.")] = None,
-    tp: Annotated[
-        int | None, typer.Option(help="Tensor-parallel width. Default: the smallest that fits.")
-    ] = None,
+    tp: opt.Tp = None,
     dp: Annotated[int | None, typer.Option(help="Attention-data-parallel ranks.")] = None,
-    pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
+    pp: opt.Pp = None,
     kv_cache_dtype_skip_layers: Annotated[
         str,
         typer.Option(

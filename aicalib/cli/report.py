@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aicalib.cli import options as opt
 from aicalib.cli.output import (
     DEFAULT_WAIT_S,
     Db,
@@ -29,43 +30,28 @@ NEXT_RUNS = 3
 
 def report(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Option(help="Catalogue name, Hugging Face id, or path of a config.json.")
-    ] = "llama-70b",
-    gpu: Annotated[
-        str, typer.Option(help="Accelerator of 'aicalib list gpus', or a .toml file of your own.")
-    ] = "h100-sxm",
-    gemm: Annotated[str | None, typer.Option(help="Format of dense weights.")] = None,
-    kv: Annotated[str | None, typer.Option(help="Format of the KV cache.")] = None,
-    fmha: Annotated[str | None, typer.Option(help="Format in which attention multiplies.")] = None,
-    moe: Annotated[str | None, typer.Option(help="Format of the experts.")] = None,
+    model: opt.Model = "llama-70b",
+    gpu: opt.Gpu = "h100-sxm",
+    gemm: opt.Gemm = None,
+    kv: opt.Kv = None,
+    fmha: opt.Fmha = None,
+    moe: opt.Moe = None,
     preset: Annotated[
         str | None,
         typer.Option(help="One of 'aicalib quant presets'; of several with commas the first is the page's."),
     ] = None,
-    launch: Annotated[
-        str | None, typer.Option(help="The command that starts the engine; options beside it win.")
-    ] = None,
-    server_info: Annotated[
-        Path | None,
-        typer.Option(help="What SGLang's /server_info answered, as a file.", exists=True, dir_okay=False),
-    ] = None,
-    tp: Annotated[
-        int | None, typer.Option(help="Tensor-parallel width. Default: the smallest that fits.")
-    ] = None,
-    pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
-    dp: Annotated[int | None, typer.Option(help="Attention-data-parallel ranks inside tp.")] = None,
-    ep: Annotated[
-        int | None, typer.Option(help="Ranks over which whole experts are split, inside tp.")
-    ] = None,
-    engine: Annotated[str, typer.Option(help="sglang, vllm or trtllm.")] = "sglang",
-    engine_version: Annotated[str | None, typer.Option(help="Default: the newest known.")] = None,
-    isl: Annotated[float, typer.Option(help="Mean input tokens.")] = 1024,
-    osl: Annotated[float, typer.Option(help="Mean output tokens.")] = 256,
-    concurrency: Annotated[int, typer.Option(help="Requests in flight.")] = 32,
-    request_rate: Annotated[
-        float | None, typer.Option(help="Requests a second of an open loop; inf sends all at once.")
-    ] = None,
+    launch: opt.Launch = None,
+    server_info: opt.ServerInfo = None,
+    tp: opt.Tp = None,
+    pp: opt.Pp = None,
+    dp: opt.Dp = None,
+    ep: opt.Ep = None,
+    engine: opt.Engine = "sglang",
+    engine_version: opt.EngineVersion = None,
+    isl: opt.Isl = 1024,
+    osl: opt.Osl = 256,
+    concurrency: opt.Concurrency = 32,
+    request_rate: opt.RequestRate = None,
     task: Annotated[
         Path | None,
         typer.Option(

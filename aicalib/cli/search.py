@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aicalib.cli import options as opt
 from aicalib.cli.choices import service_level, tried_values
 from aicalib.cli.output import (
     DEFAULT_WAIT_S,
@@ -46,20 +47,16 @@ _ONLY = "Only these, with commas; 'auto' leaves it to checkpoint and engine."
 
 
 def search(
-    model: Annotated[
-        str, typer.Option(help="Catalogue name, Hugging Face id, or path of a config.json.")
-    ] = "llama-70b",
+    model: opt.Model = "llama-70b",
     gpu: Annotated[str, typer.Option(help=f"Accelerator, or a .toml file of your own. {_LIST}")] = "h100-sxm",
     gpus: Annotated[int, typer.Option(help="How many of one kind.")] = 8,
-    isl: Annotated[float, typer.Option(help="Mean input tokens.")] = 1024,
-    osl: Annotated[float, typer.Option(help="Mean output tokens.")] = 256,
-    prefix_hit: Annotated[float, typer.Option(help="Share of the input that the prefix cache holds.")] = 0.0,
-    ttft_ms: Annotated[float | None, typer.Option(help="Time to first token, at most.")] = None,
-    tpot_ms: Annotated[float | None, typer.Option(help="Time per further output token, at most.")] = None,
-    e2e_ms: Annotated[float | None, typer.Option(help="Whole request, at most.")] = None,
-    percentile: Annotated[
-        str, typer.Option(help="What the three bounds are about: mean, p50, p90, p95 or p99.")
-    ] = "mean",
+    isl: opt.Isl = 1024,
+    osl: opt.Osl = 256,
+    prefix_hit: opt.PrefixHit = 0.0,
+    ttft_ms: opt.TtftMs = None,
+    tpot_ms: opt.TpotMs = None,
+    e2e_ms: opt.E2eMs = None,
+    percentile: opt.Percentile = "mean",
     soft: Annotated[
         bool, typer.Option("--soft", help="Weigh an excess over the three bounds instead of ruling it out.")
     ] = False,
@@ -82,7 +79,7 @@ def search(
         typer.Option(help="A file of prices (docs/plan.md), or 'example'; objective cost needs one."),
     ] = None,
     engine: Annotated[str, typer.Option(help=f"sglang, vllm or trtllm. {_LIST}")] = "sglang",
-    engine_version: Annotated[str | None, typer.Option(help="Default: the newest known.")] = None,
+    engine_version: opt.EngineVersion = None,
     gemm: Annotated[str | None, typer.Option(help=f"Formats of dense weights. {_ONLY}")] = None,
     kv: Annotated[str | None, typer.Option(help=f"Formats of the KV cache. {_ONLY}")] = None,
     fmha: Annotated[str | None, typer.Option(help=f"Formats in which attention multiplies. {_ONLY}")] = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aicalib.cli import options as opt
 from aicalib.cli.choices import service_level
 from aicalib.cli.output import (
     DEFAULT_WAIT_S,
@@ -48,12 +49,10 @@ def sweep(
     objective: Annotated[
         str, typer.Option(help="throughput (a GPU), latency, ttft, tpot or balance.")
     ] = "throughput",
-    ttft_ms: Annotated[float | None, typer.Option(help="Time to first token, at most.")] = None,
-    tpot_ms: Annotated[float | None, typer.Option(help="Time per further output token, at most.")] = None,
-    e2e_ms: Annotated[float | None, typer.Option(help="Whole request, at most.")] = None,
-    percentile: Annotated[
-        str, typer.Option(help="What the three bounds are about: mean, p50, p90, p95 or p99.")
-    ] = "mean",
+    ttft_ms: opt.TtftMs = None,
+    tpot_ms: opt.TpotMs = None,
+    e2e_ms: opt.E2eMs = None,
+    percentile: opt.Percentile = "mean",
     by: Annotated[
         str | None,
         typer.Option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aicalib.cli import options as opt
 from aicalib.cli.output import (
     DEFAULT_WAIT_S,
     Db,
@@ -31,7 +32,7 @@ MOST_SHOWN = 20
 
 
 def task(
-    path: Annotated[Path, typer.Argument(metavar="TASK.json", help="The autotuner's task file.")],
+    path: opt.TaskFile,
     gpu: Annotated[
         str | None, typer.Option(help="Accelerator. Default: benchmark.gpu_type of the task, else h100-sxm.")
     ] = None,
