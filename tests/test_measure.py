@@ -30,7 +30,7 @@ from aicalib.measure.client import Load
 from aicalib.measure.failures import lasting
 from aicalib.measure.http import status_of
 from aicalib.measure.process import Kept
-from aicalib.measure.server import StartFailed, environment, started
+from aicalib.measure.server import StartFailed, _bind, environment, must_be_free, started
 from aicalib.measure.session import Planned, Where, measure
 
 ROOT = Path(__file__).parent.parent
@@ -264,6 +264,22 @@ def test_a_port_in_use_is_refused_before_anything_starts(where, tmp_path):
         ):
             list(run(sglang(), where, tmp_path))
     assert not list(where.folder.glob("*/engine.log"))
+
+
+def test_a_port_is_waited_for_whose_engine_is_being_ended(where, tmp_path):
+    listen = (
+        "import signal, socket, sys, time\n"
+        f"s = socket.socket(); s.bind(('127.0.0.1', {where.port})); s.listen()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), sys.exit(0)))\n"
+        "time.sleep(60)"
+    )
+    old = Kept([sys.executable, "-c", listen], dict(os.environ), tmp_path / "old.log")
+    while _bind("127.0.0.1", where.port) is None:
+        time.sleep(0.02)
+    ending = threading.Thread(target=old.close)
+    ending.start()
+    must_be_free("127.0.0.1", where.port)
+    ending.join()
 
 
 def test_a_server_that_runs_is_measured_and_left_running(where, tmp_path):

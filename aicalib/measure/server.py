@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from aicalib.engines.launch import Launch
 from aicalib.errors import AicalibError, InvalidValue, NotCovered
+from aicalib.measure import keeper
 from aicalib.measure.failures import Failure, why
 from aicalib.measure.http import document, status_of
 from aicalib.measure.process import GRACE_S, Kept, tail
@@ -287,13 +288,29 @@ def _ready(url: str, engine: str) -> bool:
 
 
 def must_be_free(host: str, port: int) -> None:
-    """Check that nothing listens on a port.
+    """Check that nothing listens on a port; an engine that a keeper is ending gets the time that it has for that.
 
     Raises
     ------
     InvalidValue
         With the process that does, where that can be seen.
     """
+    end = time.monotonic() + GRACE_S
+    while (error := _bind(host, port)) is not None:
+        if error.errno != errno.EADDRINUSE:
+            raise InvalidValue(f"cannot listen on {host} port {port}: {error.strerror}") from error
+        holder = _listener(port)
+        if holder is None or not _is_kept(holder[0]) or time.monotonic() > end:
+            by = f" by process {holder[0]} ({holder[1]})" if holder else ""
+            raise InvalidValue(
+                f"port {port} of {host} is taken{by}; nothing was started",
+                [f"--port {port + 1}", f"--base-url {base_url(host, port)}"],
+            ) from error
+        time.sleep(_POLL_S)
+
+
+def _bind(host: str, port: int) -> OSError | None:
+    """Return why a port cannot be listened on, None where it can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -301,14 +318,20 @@ def must_be_free(host: str, port: int) -> None:
             probe.bind((host, port))
             probe.listen(1)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise InvalidValue(f"cannot listen on {host} port {port}: {error.strerror}") from error
-            holder = _listener(port)
-            by = f" by process {holder[0]} ({holder[1]})" if holder else ""
-            raise InvalidValue(
-                f"port {port} of {host} is taken{by}; nothing was started",
-                [f"--port {port + 1}", f"--base-url {base_url(host, port)}"],
-            ) from error
+            return error
+    return None
+
+
+def _is_kept(pid: int) -> bool:
+    """Tell whether a process stands below a keeper: whoever was killed with SIGKILL leaves an engine that is ending."""
+    while pid > 1:
+        try:
+            if keeper.__file__.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                return True
+            pid = int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()[1])
+        except OSError:
+            return False
+    return False
 
 
 def _listener(port: int) -> tuple[int, str] | None:
