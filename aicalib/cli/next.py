@@ -19,6 +19,7 @@ from aicalib.cli.output import (
     print_table,
     store_path,
 )
+from aicalib.report.numbers import short
 
 if TYPE_CHECKING:
     from aicalib.loop.next import Best, Next, NextRun
@@ -187,8 +188,4 @@ def _point(found: Next, run: NextRun) -> str:
 
 
 def _interval(number: Number) -> str:
-    return f"{_short(number.value)} ({_short(number.low)} to {_short(number.high)})"
-
-
-def _short(number: float) -> str:
-    return f"{number:.3g}" if abs(number) < 1e3 else f"{number:.0f}"
+    return f"{short(number.value)} ({short(number.low)} to {short(number.high)})"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from aicalib.cli.output import print_table
+from aicalib.report.numbers import short
 
 if TYPE_CHECKING:
     from aicalib.measure.client import Load
@@ -107,7 +108,7 @@ def print_outcomes(found: Sequence[Outcome], foreseen: Foreseen, profile: Profil
                 cells = [
                     text
                     for name, key in COMPARED.items()
-                    for text in (_short(each.figures.get(key)), _interval(numbers.get(name)))
+                    for text in (short(each.figures.get(key), 4), _interval(numbers.get(name)))
                 ]
                 rows.append([str(each.load), *cells, ", ".join(each.flags)])
         if rows:
@@ -134,13 +135,9 @@ def print_outcomes(found: Sequence[Outcome], foreseen: Foreseen, profile: Profil
     )
 
 
-def _short(number: float | None) -> str:
-    return "-" if number is None else f"{number:.4g}" if abs(number) < 1e4 else f"{number:.0f}"
-
-
 def _interval(number: Number | None) -> str:
     if number is None:
         return "-"
     if number.low != number.low:
-        return _short(number.value)
-    return f"{_short(number.value)} ({_short(number.low)} to {_short(number.high)})"
+        return short(number.value, 4)
+    return f"{short(number.value, 4)} ({short(number.low, 4)} to {short(number.high, 4)})"

@@ -21,6 +21,7 @@ from aicalib.cli.output import (
     print_table,
     progress,
 )
+from aicalib.report.numbers import short
 
 if TYPE_CHECKING:
     from aicalib.plan.capacity import Plan
@@ -314,11 +315,7 @@ def _range(number: Number) -> str:
     if number.low != number.low:
         return "-"
     return (
-        f"{_short(number.low)} to {_short(number.high)}"
+        f"{short(number.low)} to {short(number.high)}"
         if isfinite(number.high)
-        else f"{_short(number.low)} or more"
+        else f"{short(number.low)} or more"
     )
-
-
-def _short(value: float) -> str:
-    return f"{value:.3g}" if value < 1e3 else f"{value:.0f}"

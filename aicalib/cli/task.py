@@ -20,6 +20,7 @@ from aicalib.cli.output import (
     print_json,
     print_table,
 )
+from aicalib.report.numbers import short
 
 if TYPE_CHECKING:
     from aicalib.plan.figures import Number
@@ -193,16 +194,12 @@ def _row(named: Task, place: int, each: Ranked, kept: bool) -> list[str]:
     marks = [word for word, true in (("tie", each.tie), ("kept", kept)) if true]
     return [
         str(place),
-        _short(score.value),
-        f"{_short(score.low)} to {_short(score.high)}" if known else "-",
-        *(_short(figures[name].value) for name in ("ttft_ms", "tpot_ms", "total_tok_s_per_gpu")),
+        short(score.value, 4),
+        f"{short(score.low, 4)} to {short(score.high, 4)}" if known else "-",
+        *(short(figures[name].value, 4) for name in ("ttft_ms", "tpot_ms", "total_tok_s_per_gpu")),
         ", ".join(marks),
         varying(named, each.point),
     ]
-
-
-def _short(number: float) -> str:
-    return f"{number:.4g}" if abs(number) < 1e4 else f"{number:.0f}"
 
 
 def varying(named: Task, point: Point) -> str:

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from aicalib.report.numbers import short
+
 NAMES: Final = {"ttft_ms": "TTFT", "tpot_ms": "TPOT"}
 
 SMALL: Final = 0.01
@@ -28,11 +30,11 @@ def row(step: Mapping[str, Any]) -> list[str]:
         predicted, measured = step["predicted"].get(metric), step["measured"].get(metric)
         cells.append(
             "-" if predicted is None
-            else f"{_short(predicted['value'])} ({_short(predicted['low'])} to {_short(predicted['high'])})"
+            else f"{short(predicted['value'])} ({short(predicted['low'])} to {short(predicted['high'])})"
         )  # fmt: skip
         error = step["errors"].get(metric)
         cells += [
-            "-" if measured is None else _short(measured),
+            "-" if measured is None else short(measured),
             "" if error is None else f"{100 * error:+.0f} %",
         ]
     return [*cells, _remark(step)]
@@ -51,10 +53,6 @@ def _remark(step: Mapping[str, Any]) -> str:
 def load_words(load: Mapping[str, Any]) -> str:
     """Return a load in short: input / output tokens x requests in flight."""
     return f"{load['isl']}/{load['osl']} x {load['concurrency']}"
-
-
-def _short(number: float) -> str:
-    return f"{number:.3g}" if abs(number) < 1e3 else f"{number:.0f}"
 
 
 def text(said: Mapping[str, Any]) -> list[str]:
