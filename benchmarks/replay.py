@@ -16,7 +16,7 @@ from aicalib.calibrate.validate import LeftOut, group_labels, left_out
 from aicalib.loop.belief import Kernel, kernels_of
 from aicalib.loop.candidates import interval_widths
 from aicalib.nearness import LEVELED
-from aicalib.plan.task import Bound
+from aicalib.plan.tasks.task import Bound
 from aicalib.prediction import Prediction, predict_batch
 from benchmarks.sweeps import Sweep
 

@@ -127,8 +127,8 @@ def searches() -> Iterator[Figure]:
 
 def searched(name: str, model: str, gpus: int, limit: int) -> list[Figure]:
     """Time one search, by the clock and by the processor, and count the configurations that it evaluated."""
-    from aicalib.plan.search import Goal, bound, search
-    from aicalib.plan.space import Sought
+    from aicalib.plan.search.best import Goal, bound, search
+    from aicalib.plan.search.space import Sought
 
     goal = Goal(bounds=(bound("ttft", 2000.0), bound("tpot", 30.0)))
     sought = Sought(model, ("h200-sxm",), gpus, 4000.0, 500.0, network_gbit_s=400.0)

@@ -22,9 +22,9 @@ def sweeps() -> Iterator[Figure]:
     """Yield the cost of a billion configurations: processor hours of work, and core-hours with all that travels."""
     from distributed import LocalCluster
 
-    from aicalib.plan.grid import grid_of
-    from aicalib.plan.sweep import plan_sweep
-    from aicalib.plan.sweep_cost import cost
+    from aicalib.plan.sweep.cost import cost
+    from aicalib.plan.sweep.grid import grid_of
+    from aicalib.plan.sweep.run import plan_sweep
     from aicalib.plan.workers import HERE, Where
 
     asked = plan_sweep(grid_of(GRID))

@@ -23,10 +23,10 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from aicalib.plan.capacity import plan
-from aicalib.plan.price import load_prices
-from aicalib.plan.search import bound
-from aicalib.plan.trace import read_traffic
+from aicalib.plan.capacity.plan import plan
+from aicalib.plan.capacity.price import load_prices
+from aicalib.plan.capacity.trace import read_traffic
+from aicalib.plan.search.best import bound
 from aicalib.report.pictures import day
 
 model = "llama-70b"
@@ -34,7 +34,7 @@ gpus = ["h100-sxm", "h200-sxm", "b200-sxm", "a100-sxm-80gb"]
 formats = {"kv": ["bfloat16", "fp8"]}  # what to try; of weights: all that the engine starts
 traffic = read_traffic(
     "../examples/traffic_day.csv"
-)  # made up; a log of yours, or aicalib.plan.demand.steady
+)  # made up; a log of yours, or aicalib.plan.capacity.demand.steady
 level = [bound("ttft", 2000, "p99"), bound("tpot", 50)]  # ms: p99 to the first token, mean of the others
 spare = 0.20  # capacity beyond what arrives
 prices = load_prices("example")  # an example, no offer: give a file of your own

@@ -34,7 +34,7 @@ from aicalib.calibrate.runs import as_runs
 from aicalib.calibrate.ship import shipped_runs
 from aicalib.loop.candidates import candidates
 from aicalib.loop.next import next_runs
-from aicalib.plan.task import read_task
+from aicalib.plan.tasks.task import read_task
 from aicalib.prediction import predict_batch
 from aicalib.profiles.profile import default_profile, load_profile
 

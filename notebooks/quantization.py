@@ -31,7 +31,7 @@ from aicalib.calibrate.build import usable, without_ttft
 from aicalib.calibrate.runs import as_runs
 from aicalib.calibrate.ship import shipped_runs
 from aicalib.errors import RequestError
-from aicalib.plan.accuracy import table as published_accuracy
+from aicalib.plan.search.accuracy import table as published_accuracy
 from aicalib.prediction import ORIGINS, predict_batch
 from aicalib.profiles.profile import default_profile, uncalibrated
 from aicalib.report.beside import points

@@ -25,9 +25,9 @@ import pandas as pd
 
 from aicalib.errors import RequestError
 from aicalib.hardware import get_accelerator
-from aicalib.plan.price import load_prices
-from aicalib.plan.search import Goal, bound, search
-from aicalib.plan.space import SETTINGS, Sought
+from aicalib.plan.capacity.price import load_prices
+from aicalib.plan.search.best import Goal, bound, search
+from aicalib.plan.search.space import SETTINGS, Sought
 
 models = ["llama-8b", "llama-70b", "deepseek-v3"]
 gpus = ["a100-sxm-80gb", "h100-sxm", "h200-sxm", "b200-sxm"]

@@ -17,10 +17,10 @@ import pytest
 from aicalib.cli.main import main
 from aicalib.errors import AicalibError, NoWorkers
 from aicalib.plan import workers
-from aicalib.plan.grid import grid_of
-from aicalib.plan.search import search
-from aicalib.plan.space import Sought
-from aicalib.plan.sweep import plan_sweep, sweep
+from aicalib.plan.search.best import search
+from aicalib.plan.search.space import Sought
+from aicalib.plan.sweep.grid import grid_of
+from aicalib.plan.sweep.run import plan_sweep, sweep
 from aicalib.plan.workers import Where, connect, run
 
 ROOT = Path(__file__).parent.parent
@@ -94,7 +94,7 @@ def cluster(tmp_path_factory):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks so small that a small grid has many."""
-    monkeypatch.setattr("aicalib.plan.sweep.CHUNK", 500)
+    monkeypatch.setattr("aicalib.plan.sweep.run.CHUNK", 500)
 
 
 AXES = {
@@ -135,7 +135,7 @@ def test_files_of_this_machine_travel_by_value(cluster, tmp_path, small_chunks):
 
 
 def test_a_search_finds_the_same_on_the_cluster(cluster, monkeypatch):
-    monkeypatch.setattr("aicalib.plan.evaluate.BLOCK", 200)
+    monkeypatch.setattr("aicalib.plan.search.evaluate.BLOCK", 200)
     sought = Sought("llama-8b", ("h100-sxm",), 1)
     blocks = []
     there = search(

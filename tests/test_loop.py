@@ -17,7 +17,7 @@ from aicalib.loop.loop import Loop
 from aicalib.loop.result import calibrated, document
 from aicalib.loop.rules import Rules
 from aicalib.loop.state import Journal, JournalBroken
-from aicalib.plan.task import read_task
+from aicalib.plan.tasks.task import read_task
 from aicalib.profiles.profile import default_profile
 from aicalib.report.loop import HEADER, row, text
 from perfdb import Store

@@ -22,7 +22,7 @@ from aicalib.loop.next import next_runs
 from aicalib.loop.normal import Normal
 from aicalib.measure.results import deployment_keys
 from aicalib.nearness import LEVELED
-from aicalib.plan.task import read_task
+from aicalib.plan.tasks.task import read_task
 from aicalib.profiles import default_profile, load_profile
 
 ROOT = Path(__file__).parent.parent

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 import aicalib
 from aicalib.cli.main import main
 from aicalib.errors import InvalidValue
-from aicalib.plan.bins import Bins
-from aicalib.plan.capacity import plan
-from aicalib.plan.demand import Demand, steady
-from aicalib.plan.fleet import replicas_for
-from aicalib.plan.price import load_prices
-from aicalib.plan.search import bound
-from aicalib.plan.sustain import at_rate, holds, quiet, sustained
-from aicalib.plan.trace import read_traffic
-from aicalib.plan.unmet import NoRoom, Unmet
+from aicalib.plan.capacity.bins import Bins
+from aicalib.plan.capacity.demand import Demand, steady
+from aicalib.plan.capacity.fleet import replicas_for
+from aicalib.plan.capacity.plan import plan
+from aicalib.plan.capacity.price import load_prices
+from aicalib.plan.capacity.sustain import at_rate, holds, quiet, sustained
+from aicalib.plan.capacity.trace import read_traffic
+from aicalib.plan.search.best import bound
+from aicalib.plan.search.unmet import NoRoom, Unmet
 from aicalib.profiles.profile import default_profile, load_profile
 from aicalib.report.pictures.day import picture
 from aicalib.resolve import resolve

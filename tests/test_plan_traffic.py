@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from aicalib.errors import InvalidValue, RequestError, UnknownName
 from aicalib.hardware import get_accelerator, list_accelerators
-from aicalib.plan.demand import describe, steady
-from aicalib.plan.price import load_prices, power_of
-from aicalib.plan.trace import read_traffic
+from aicalib.plan.capacity.demand import describe, steady
+from aicalib.plan.capacity.price import load_prices, power_of
+from aicalib.plan.capacity.trace import read_traffic
 
 DATA = Path(__file__).parent / "data" / "traffic"
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from aicalib.cli.main import main
 from aicalib.errors import InvalidValue, RequestError, UnknownName
 from aicalib.plan.score import BASES, THROUGHPUT, penalty, score
-from aicalib.plan.screen import REASONS, describe, screen
-from aicalib.plan.smaller import promising, smaller_task
-from aicalib.plan.task import Bound, Point, expand, load_task, read_task
+from aicalib.plan.tasks.screen import REASONS, describe, screen
+from aicalib.plan.tasks.smaller import promising, smaller_task
+from aicalib.plan.tasks.task import Bound, Point, expand, load_task, read_task
 from aicalib.prediction import predict_many
 from aicalib.profiles.profile import default_profile, load_profile
 
@@ -473,8 +473,29 @@ def test_the_python_of_the_page_runs(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("section", "modules"),
     [
-        ("Tasks", ("figures", "score", "screen", "smaller", "task", "traffic", "../cli/task")),
-        ("Searches", ("evaluate", "formats", "search", "space", "unmet", "../cli/search")),
+        (
+            "Tasks",
+            (
+                "figures",
+                "score",
+                "tasks/screen",
+                "tasks/smaller",
+                "tasks/task",
+                "tasks/traffic",
+                "../cli/task",
+            ),
+        ),
+        (
+            "Searches",
+            (
+                "search/evaluate",
+                "search/formats",
+                "search/best",
+                "search/space",
+                "search/unmet",
+                "../cli/search",
+            ),
+        ),
     ],
 )
 def test_every_message_has_an_entry_in_troubleshooting(section, modules):

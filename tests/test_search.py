@@ -19,14 +19,14 @@ from aicalib.errors import InvalidValue, RequestError, UnknownName
 from aicalib.hardware import get_accelerator
 from aicalib.models import get_architecture
 from aicalib.physics.tables import tabulate_kernels
-from aicalib.plan.accuracy import table
-from aicalib.plan.evaluate import evaluate
-from aicalib.plan.formats import formats_of
-from aicalib.plan.found import Found
-from aicalib.plan.front import front
-from aicalib.plan.search import OBJECTIVES, Goal, bound, search
-from aicalib.plan.space import Sought, lay_out
-from aicalib.plan.unmet import NoRoom, Unmet
+from aicalib.plan.search.accuracy import table
+from aicalib.plan.search.best import OBJECTIVES, Goal, bound, search
+from aicalib.plan.search.evaluate import evaluate
+from aicalib.plan.search.formats import formats_of
+from aicalib.plan.search.found import Found
+from aicalib.plan.search.front import front
+from aicalib.plan.search.space import Sought, lay_out
+from aicalib.plan.search.unmet import NoRoom, Unmet
 from aicalib.prediction import predict_batch
 from aicalib.profiles import default_profile, load_profile
 from aicalib.quant import MODES
@@ -428,7 +428,7 @@ def test_wrong_requests_are_refused(changed: dict[str, Any], kind: type[RequestE
 
 
 def test_more_than_can_be_held_is_refused_before_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aicalib.plan.space.MOST_CONFIGURATIONS", 100)
+    monkeypatch.setattr("aicalib.plan.search.space.MOST_CONFIGURATIONS", 100)
     with pytest.raises(InvalidValue, match="more than the 100"):
         search(SMALL, limit=None)
     assert search(SMALL, limit=100).evaluated == 100

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 import aicalib
 from aicalib.cli.main import main
 from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName
-from aicalib.plan.front import front
-from aicalib.plan.grid import grid_of, read_grid
-from aicalib.plan.search import bound
-from aicalib.plan.sweep import Kept, _Fronts, plan_sweep, sweep
+from aicalib.plan.search.best import bound
+from aicalib.plan.search.front import front
+from aicalib.plan.sweep.grid import grid_of, read_grid
+from aicalib.plan.sweep.run import Kept, _Fronts, plan_sweep, sweep
 from aicalib.plan.workers import Where
 
 AXES = {
@@ -90,7 +90,7 @@ def test_the_fronts_are_those_of_the_whole_table(asked, found, everything):
 
 
 def test_chunks_and_processes_make_no_difference(asked, found, monkeypatch):
-    monkeypatch.setattr("aicalib.plan.sweep.CHUNK", 77)
+    monkeypatch.setattr("aicalib.plan.sweep.run.CHUNK", 77)
     again = sweep(asked, Where(jobs=2))
     assert len(again.busy_s) > 5
     assert (again.statuses, again.refused) == (found.statuses, found.refused)

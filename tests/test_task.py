@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aicalib.errors import InvalidValue, RequestError, UnknownName
-from aicalib.plan.task import Bound, Task, expand, load_task, read_task
+from aicalib.plan.tasks.task import Bound, Task, expand, load_task, read_task
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from aicalib.plan.task import Bound
+    from aicalib.plan.tasks.task import Bound
 
 PRESET_FIELDS = {"gemm": "gemm", "kv": "kvcache", "fmha": "fmha", "moe": "moe"}
 """Options of the four fields, and the field of each."""
@@ -142,7 +142,7 @@ def service_level(
     UnknownName
     """
     from aicalib.errors import UnknownName
-    from aicalib.plan.goal import PERCENTILES, bound
+    from aicalib.plan.search.goal import PERCENTILES, bound
 
     if percentile not in ("mean", *PERCENTILES):
         raise UnknownName("percentile", percentile, ["mean", *PERCENTILES])

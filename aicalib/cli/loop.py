@@ -42,7 +42,7 @@ from aicalib.cli.where import (
 if TYPE_CHECKING:
     from aicalib.loop.loop import Event
     from aicalib.measure.client import Load
-    from aicalib.plan.task import Task
+    from aicalib.plan.tasks.task import Task
     from aicalib.profiles import Profile
 
 MOST_ROWS = 20
@@ -106,7 +106,7 @@ def loop(
     from aicalib.loop.state import Journal
     from aicalib.measure.client import prompts_for
     from aicalib.measure.session import Where, measure
-    from aicalib.plan.task import load_task
+    from aicalib.plan.tasks.task import load_task
     from aicalib.profiles.exchange import check_name
     from aicalib.report.loop import ALIGN, HEADER, row, text
     from aicalib.report.loop_plot import plot as draw
@@ -179,7 +179,7 @@ def _about(
         If nothing says on what is measured, or a server that runs already is to be several starts.
     """
     from aicalib.errors import InvalidValue
-    from aicalib.plan.screen import screen
+    from aicalib.plan.tasks.screen import screen
 
     on = gpu or task.gpu
     if on is None:

@@ -184,9 +184,9 @@ def _planned(
     from aicalib.cli.choices import apply_preset
     from aicalib.errors import InvalidValue
     from aicalib.measure.server import running
-    from aicalib.plan.screen import screen
-    from aicalib.plan.starts import loads_of, of_line, of_options, of_screening, of_server
-    from aicalib.plan.task import load_task
+    from aicalib.plan.tasks.screen import screen
+    from aicalib.plan.tasks.starts import loads_of, of_line, of_options, of_screening, of_server
+    from aicalib.plan.tasks.task import load_task
 
     ways = {"TASK.json": path, "--launch": launch, "--base-url": base_url, "--model": options["model"]}
     given = [name for name, value in ways.items() if value is not None]

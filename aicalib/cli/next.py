@@ -51,7 +51,7 @@ def next_(
     what the choice is expected to lose. What the store holds of the task is known.
     """
     from aicalib.loop.next import next_runs
-    from aicalib.plan.task import load_task
+    from aicalib.plan.tasks.task import load_task
 
     task = load_task(path)
     records, failures = _stored(db, wait)

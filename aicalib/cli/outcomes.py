@@ -23,7 +23,7 @@ Foreseen = dict[tuple[int, "Load"], "dict[str, Number]"]
 
 def foreseen_of(planned: Sequence[Planned], prompts: Callable[[Load], int], profile: Profile) -> Foreseen:
     """Return what is predicted, by the identity of the plan and the load."""
-    from aicalib.plan.starts import predicted
+    from aicalib.plan.tasks.starts import predicted
 
     found: Foreseen = {}
     for each in planned:
@@ -78,7 +78,7 @@ def said(outcome: Outcome) -> str:
 
 def document(outcome: Outcome, foreseen: Foreseen) -> dict[str, Any]:
     """Return an outcome beside its prediction as JSON has it."""
-    from aicalib.plan.starts import errors
+    from aicalib.plan.tasks.starts import errors
 
     numbers = _numbers_of(outcome, foreseen)
     return {
@@ -94,7 +94,7 @@ def _numbers_of(outcome: Outcome, foreseen: Foreseen) -> dict[str, Number]:
 
 def print_outcomes(found: Sequence[Outcome], foreseen: Foreseen, profile: Profile) -> None:
     """Print what was measured beside what was predicted, a table a start, and what failed."""
-    from aicalib.plan.starts import COMPARED
+    from aicalib.plan.tasks.starts import COMPARED
 
     starts: dict[str, list[Outcome]] = {}
     for each in found:

@@ -24,10 +24,10 @@ from aicalib.cli.output import (
 from aicalib.report.numbers import short
 
 if TYPE_CHECKING:
-    from aicalib.plan.capacity import Plan
-    from aicalib.plan.demand import Demand
+    from aicalib.plan.capacity.demand import Demand
+    from aicalib.plan.capacity.fleet import Fleet
+    from aicalib.plan.capacity.plan import Plan
     from aicalib.plan.figures import Number
-    from aicalib.plan.fleet import Fleet
 
 _LIST = "Several with commas."
 _ONLY = "Only these, with commas; 'auto' leaves it to checkpoint and engine."
@@ -96,8 +96,8 @@ def plan(
     Each replica is loaded with arrivals at random times as far as the level holds. Fleets are compared over GPUs,
     formats and widths, the cheapest first; what starts from the published checkpoint and what needs its own, apart.
     """
-    from aicalib.plan.capacity import plan as make
-    from aicalib.plan.price import load_prices
+    from aicalib.plan.capacity.plan import plan as make
+    from aicalib.plan.capacity.price import load_prices
 
     if plot is not None:
         _check_plot(plot, traffic)
@@ -165,9 +165,9 @@ def _demand(
     RequestError
     """
     from aicalib.errors import InvalidValue
-    from aicalib.plan.demand import steady
-    from aicalib.plan.trace import read_traffic
-    from aicalib.plan.traffic import read_scenario
+    from aicalib.plan.capacity.demand import steady
+    from aicalib.plan.capacity.trace import read_traffic
+    from aicalib.plan.tasks.traffic import read_scenario
 
     if (rate is None) == (traffic is None):
         raise InvalidValue(
@@ -205,7 +205,7 @@ def _demand(
 
 
 def _print(found: Plan) -> None:
-    from aicalib.plan.losers import spelled
+    from aicalib.plan.search.losers import spelled
 
     demand, echo = found.demand, typer.echo
     echo(f"{found.model}: {_traffic(demand)}")
@@ -238,7 +238,7 @@ def _robust(found: Plan) -> str:
 
 
 def _traffic(demand: Demand) -> str:
-    from aicalib.plan.demand import describe
+    from aicalib.plan.capacity.demand import describe
 
     told = describe(demand)
     if told["bins"] == 1:

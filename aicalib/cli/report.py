@@ -124,6 +124,6 @@ def _next(task: Path, records: list[dict[str, Any]], profile: Profile) -> dict[s
     """Return what `aicalib next --json` prints of a task."""
     from aicalib.cli.next import document
     from aicalib.loop.next import next_runs
-    from aicalib.plan.task import load_task
+    from aicalib.plan.tasks.task import load_task
 
     return document(next_runs(load_task(task), records, profile, NEXT_RUNS))

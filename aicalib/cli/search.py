@@ -28,10 +28,10 @@ from aicalib.cli.output import (
 
 if TYPE_CHECKING:
     from aicalib.plan.figures import Number
-    from aicalib.plan.found import Choice, Found, Point
-    from aicalib.plan.goal import Goal
-    from aicalib.plan.space import Sought
-    from aicalib.plan.task import Bound
+    from aicalib.plan.search.found import Choice, Found, Point
+    from aicalib.plan.search.goal import Goal
+    from aicalib.plan.search.space import Sought
+    from aicalib.plan.tasks.task import Bound
 
 LIMIT = 100_000
 MOST_REASONS = 6
@@ -116,8 +116,8 @@ def search(
     Every configuration that an engine starts is predicted. What starts from the published checkpoint and what needs a
     checkpoint of its own are ranked apart; a tie is where the best is better by less than its own interval.
     """
-    from aicalib.plan.search import search as find
-    from aicalib.plan.space import Sought
+    from aicalib.plan.search.best import search as find
+    from aicalib.plan.search.space import Sought
     from aicalib.plan.workers import Where
     from aicalib.report.pictures import front
     from aicalib.report.pictures.style import picture_file
@@ -167,9 +167,9 @@ def _goal(
 ) -> Goal:
     from aicalib.errors import InvalidValue
     from aicalib.hardware import get_accelerator
-    from aicalib.plan.goal import STEEPNESS, Goal
-    from aicalib.plan.price import load_prices
-    from aicalib.plan.task import load_service_level
+    from aicalib.plan.capacity.price import load_prices
+    from aicalib.plan.search.goal import STEEPNESS, Goal
+    from aicalib.plan.tasks.task import load_service_level
 
     given = service_level(thresholds, percentile, hard=not soft)
     steepness = STEEPNESS
@@ -228,7 +228,7 @@ def _second(found: Found) -> Choice | None:
 
 
 def _bound(each: Bound) -> str:
-    from aicalib.plan.losers import spelled
+    from aicalib.plan.search.losers import spelled
 
     return spelled(each) + ("" if each.hard_fail else ", weighted")
 

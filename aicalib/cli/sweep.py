@@ -24,8 +24,8 @@ from aicalib.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from aicalib.plan.sweep import Sweep, Swept
-    from aicalib.plan.sweep_cost import Cost
+    from aicalib.plan.sweep.cost import Cost
+    from aicalib.plan.sweep.run import Sweep, Swept
     from aicalib.plan.workers import Where
 
 MOST_SHOWN = 20
@@ -75,10 +75,10 @@ def sweep(
 
     Nothing of the grid is laid out in memory, and only what is kept travels: it may have a billion configurations.
     """
-    from aicalib.plan.grid import read_grid
-    from aicalib.plan.sweep import plan_sweep
-    from aicalib.plan.sweep import sweep as do_sweep
-    from aicalib.plan.sweep_cost import cost
+    from aicalib.plan.sweep.cost import cost
+    from aicalib.plan.sweep.grid import read_grid
+    from aicalib.plan.sweep.run import plan_sweep
+    from aicalib.plan.sweep.run import sweep as do_sweep
     from aicalib.plan.workers import Where
 
     where = Where(jobs, scheduler)
@@ -101,8 +101,8 @@ def sweep(
 
 def _objective(word: str) -> str:
     from aicalib.errors import UnknownName
-    from aicalib.plan.goal import OBJECTIVES
     from aicalib.plan.score import BASES
+    from aicalib.plan.search.goal import OBJECTIVES
 
     known = {name: base for name, base in OBJECTIVES.items() if base in BASES}
     if word not in known:

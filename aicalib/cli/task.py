@@ -24,9 +24,9 @@ from aicalib.report.numbers import short
 
 if TYPE_CHECKING:
     from aicalib.plan.figures import Number
-    from aicalib.plan.screen import Ranked, Screening
-    from aicalib.plan.smaller import Smaller
-    from aicalib.plan.task import Point, Task
+    from aicalib.plan.tasks.screen import Ranked, Screening
+    from aicalib.plan.tasks.smaller import Smaller
+    from aicalib.plan.tasks.task import Point, Task
 
 MOST_SHOWN = 20
 """Points and reasons of which a person is shown each."""
@@ -59,9 +59,9 @@ def task(
     Scores are counted as the autotuner does, lower is better; a tie is where the interval overlaps that of the best.
     """
     from aicalib.errors import InvalidValue
-    from aicalib.plan.screen import screen
-    from aicalib.plan.smaller import promising, smaller_task
-    from aicalib.plan.task import load_task
+    from aicalib.plan.tasks.screen import screen
+    from aicalib.plan.tasks.smaller import promising, smaller_task
+    from aicalib.plan.tasks.task import load_task
 
     if output is not None and output.exists() and not force:
         raise InvalidValue(f"--output {output} is there already", ["--force", "--output OTHER.json"])
@@ -206,7 +206,7 @@ def varying(named: Task, point: Point) -> str:
     """Return what tells a point from others of its task."""
     from dataclasses import replace
 
-    from aicalib.plan.screen import describe
+    from aicalib.plan.tasks.screen import describe
 
     parameters = {name: each for name, each in point.parameters.items() if len(named.parameters[name]) > 1}
     quant = point.quant if len(named.quant) > 1 else None

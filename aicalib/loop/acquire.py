@@ -19,7 +19,7 @@ from aicalib.loop.belief import Belief, draws_of, sample
 from aicalib.loop.normal import Normal
 from aicalib.nearness import LEVELED
 from aicalib.plan.score import THROUGHPUT, Figure, score
-from aicalib.plan.task import Bound
+from aicalib.plan.tasks.task import Bound
 from aicalib.prediction import Prediction
 from aicalib.serving.percentiles import percentiles
 

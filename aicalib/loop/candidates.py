@@ -26,8 +26,8 @@ from aicalib.calibrate.runs import Runs, as_runs
 from aicalib.errors import InvalidValue
 from aicalib.loop.belief import AXES, Observed, Places
 from aicalib.nearness import LEVELED, fitted_curves, group_key, nearness
-from aicalib.plan.screen import Dropped, Level, Ranked, Screening, screen
-from aicalib.plan.task import Task
+from aicalib.plan.tasks.screen import Dropped, Level, Ranked, Screening, screen
+from aicalib.plan.tasks.task import Task
 from aicalib.prediction import Prediction, interval_factors, predict_batch
 from aicalib.profiles.profile import DEPTH_MARK, Profile
 from aicalib.resolve import resolve
@@ -146,7 +146,7 @@ def candidates(
     profile : Profile
         With spreads and intervals: it was fitted on runs.
     gpu, engine_version : str, optional
-        As `aicalib.plan.screen.screen` takes them.
+        As `aicalib.plan.tasks.screen.screen` takes them.
     failures : iterable of mapping
         Starts that failed, as `aicalib.calibrate.records.failed_starts` returns them.
 

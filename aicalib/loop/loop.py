@@ -22,9 +22,9 @@ from aicalib.loop.rules import Rules, excluded
 from aicalib.loop.state import Asked, Came, Journal, State
 from aicalib.measure.client import Load
 from aicalib.measure.facts import Outcome, Planned
-from aicalib.plan.screen import describe
-from aicalib.plan.starts import named
-from aicalib.plan.task import Task
+from aicalib.plan.tasks.screen import describe
+from aicalib.plan.tasks.starts import named
+from aicalib.plan.tasks.task import Task
 from aicalib.profiles.profile import Profile
 
 Measurer = Callable[[Iterable[Planned]], Generator[Outcome]]
@@ -105,7 +105,7 @@ class Loop:
         What predictions begin with; the runs of the store are known beside it.
     rules : Rules
     gpu, engine_version : str, optional
-        As `aicalib.plan.screen.screen` takes them.
+        As `aicalib.plan.tasks.screen.screen` takes them.
     watch : callable
         Called with each event.
     """

@@ -18,8 +18,8 @@ from aicalib.loop.costs import Costs, load_of
 from aicalib.loop.occasions import Scatter
 from aicalib.measure.client import Load, bench_command
 from aicalib.plan.figures import Number
-from aicalib.plan.screen import describe
-from aicalib.plan.task import Task
+from aicalib.plan.tasks.screen import describe
+from aicalib.plan.tasks.task import Task
 from aicalib.profiles.profile import Profile, default_profile
 
 Array = NDArray[np.float64]
@@ -180,7 +180,7 @@ def next_runs(
     count : int
         Runs at most; they do not repeat each other: each knows that those before it will be measured.
     gpu, engine_version : str, optional
-        As `aicalib.plan.screen.screen` takes them.
+        As `aicalib.plan.tasks.screen.screen` takes them.
     noise : mapping of str to float, optional
         ttft_ms, tpot_ms -> standard deviation of the logarithm between published repeats, and what those of runs with
         an occasion are estimated about; that of `belief.toml` if not given.

@@ -15,7 +15,7 @@ from aicalib.loop.next import Next
 from aicalib.loop.rules import usable
 from aicalib.loop.state import Asked, Came, State
 from aicalib.nearness import LEVELED
-from aicalib.plan.screen import describe
+from aicalib.plan.tasks.screen import describe
 from aicalib.prediction import predict_batch
 from aicalib.profiles.profile import Profile
 

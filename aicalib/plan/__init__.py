@@ -1,1 +1,1 @@
-"""Plans: tasks of configurations to try."""
+"""Plans: tasks to try, searches, capacity for a traffic, sweeps. What all of them score and run by stands beside."""

@@ -28,7 +28,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.plan.task import Bound
+from aicalib.plan.tasks.task import Bound
 
 Array = NDArray[np.float64]
 

@@ -18,8 +18,8 @@ from aicalib.identify import math_paths
 from aicalib.physics.memory import GIB
 from aicalib.physics.steps import Operator, decode_step, prefill_step
 from aicalib.physics.system import spread_over
-from aicalib.plan.evaluate import Evaluated, loaded
-from aicalib.plan.formats import FIELDS
+from aicalib.plan.search.evaluate import Evaluated, loaded
+from aicalib.plan.search.formats import FIELDS
 from aicalib.prediction import Prediction, predict_batch
 from aicalib.profiles.profile import Profile
 from aicalib.serving.server import captured_batch

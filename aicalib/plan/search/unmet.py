@@ -12,10 +12,10 @@ from aicalib.errors import InvalidValue, RequestError
 from aicalib.hardware import list_accelerators
 from aicalib.identify import WIDTHS, gpus_together
 from aicalib.physics.memory import GIB
-from aicalib.plan.evaluate import Evaluated
-from aicalib.plan.losers import NAMES, excess, spelled
 from aicalib.plan.score import Figure
-from aicalib.plan.task import Bound
+from aicalib.plan.search.evaluate import Evaluated
+from aicalib.plan.search.losers import NAMES, excess, spelled
+from aicalib.plan.tasks.task import Bound
 from aicalib.resolve import resolve
 from aicalib.served import memory_of
 

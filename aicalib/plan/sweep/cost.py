@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from aicalib.errors import InvalidValue
-from aicalib.plan.sweep import Sweep, sweep_chunks
+from aicalib.plan.sweep.run import Sweep, sweep_chunks
 from aicalib.plan.workers import HERE, Where, cores, run
 
 CHUNKS_EACH: Final = 4

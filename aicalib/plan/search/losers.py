@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.plan.evaluate import Evaluated
-from aicalib.plan.found import Lost
 from aicalib.plan.score import Figure
-from aicalib.plan.task import Bound
+from aicalib.plan.search.evaluate import Evaluated
+from aicalib.plan.search.found import Lost
+from aicalib.plan.tasks.task import Bound
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from aicalib.plan.task import Bound
+from aicalib.plan.tasks.task import Bound
 
 OBJECTIVES: Final[Mapping[str, str]] = {
     "throughput": "maximize_throughput",

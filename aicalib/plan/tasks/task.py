@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aicalib.errors import InvalidValue, UnknownName, fold
-from aicalib.plan.traffic import Lengths, read_scenario
+from aicalib.plan.tasks.traffic import Lengths, read_scenario
 from aicalib.quant.presets import read_quant_config
 
 Value = str | int | float | bool
@@ -238,7 +238,7 @@ def expand(task: Task) -> list[Point]:
 
 @cache
 def _keys() -> Mapping[str, Sequence[str]]:
-    return tomllib.loads(files("aicalib.plan").joinpath("task_keys.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(files("aicalib.plan.tasks").joinpath("task_keys.toml").read_text(encoding="utf-8"))
 
 
 def _object(value: Any, where: str, kind: str) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """From traffic and a service level to replicas, GPUs, cost, utilisation and power, compared over GPUs and formats.
 
-A replica is loaded as far as the level holds for requests of the lengths of each bin (`aicalib.plan.sustain`); the
-fleet is what its busiest bin needs, spare capacity included.
+A replica is loaded as far as the level holds for requests of the lengths of each bin
+(`aicalib.plan.capacity.sustain`); the fleet is what its busiest bin needs, spare capacity included.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 
 from aicalib.errors import InvalidValue
 from aicalib.hardware import get_accelerator
-from aicalib.plan.demand import Demand, describe
-from aicalib.plan.fleet import Fleet
-from aicalib.plan.price import Prices
-from aicalib.plan.sizing import Sizing
-from aicalib.plan.space import SETTINGS, Sought, Space, lay_out
-from aicalib.plan.task import Bound
+from aicalib.plan.capacity.demand import Demand, describe
+from aicalib.plan.capacity.fleet import Fleet
+from aicalib.plan.capacity.price import Prices
+from aicalib.plan.capacity.sizing import Sizing
+from aicalib.plan.search.space import SETTINGS, Sought, Space, lay_out
+from aicalib.plan.tasks.task import Bound
 from aicalib.profiles.profile import Profile, default_profile
 
 if TYPE_CHECKING:
@@ -157,13 +157,13 @@ def plan(
     gpus : sequence of str
         Kinds of GPU to compare, by catalogue name or file.
     demand : Demand
-        `aicalib.plan.demand.steady` or `aicalib.plan.trace.read_traffic`.
+        `aicalib.plan.capacity.demand.steady` or `aicalib.plan.capacity.trace.read_traffic`.
     bounds : sequence of Bound
         The service level; one of them on TTFT or end-to-end latency, since nothing else bounds how long requests wait.
     spare : float
         Capacity beyond the arrivals of each bin, as a share of them.
     prices : Prices, optional
-        `aicalib.plan.price.load_prices`. Without them fleets are compared by GPUs.
+        `aicalib.plan.capacity.price.load_prices`. Without them fleets are compared by GPUs.
     only : mapping of str to sequence, optional
         Option ("gemm", "kv", "fmha", "moe", "tp", "dp", "ep", ...) -> the values to try in place of all.
     most_gpus : int

@@ -58,7 +58,7 @@ class Accuracy(NamedTuple):
 @cache
 def table() -> tuple[Accuracy, ...]:
     """Return all scores that are known."""
-    text = files("aicalib.plan").joinpath("accuracy.csv").read_text(encoding="utf-8")
+    text = files("aicalib.plan.search").joinpath("accuracy.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(text.splitlines()))
     wide = {
         (row["model"], row["field"], row["test"], row["source"]): float(row["score"])

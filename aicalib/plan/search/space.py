@@ -28,7 +28,7 @@ from aicalib.errors import InvalidValue, RequestError
 from aicalib.features import FITTED_ACCEPTANCE
 from aicalib.identify import identify
 from aicalib.models import get_architecture
-from aicalib.plan.configuration import (
+from aicalib.plan.search.configuration import (
     SETTINGS,
     WIDTHS,
     Offer,
@@ -38,8 +38,8 @@ from aicalib.plan.configuration import (
     layout_columns,
     setting_columns,
 )
-from aicalib.plan.formats import FIELDS, Format, Formats
-from aicalib.plan.offers import listed, offer_of
+from aicalib.plan.search.formats import FIELDS, Format, Formats
+from aicalib.plan.search.offers import listed, offer_of
 from aicalib.profiles.profile import Profile
 from aicalib.resolve import resolve_known
 

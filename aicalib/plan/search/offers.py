@@ -20,8 +20,8 @@ from aicalib.features import GIGABIT
 from aicalib.hardware import get_accelerator
 from aicalib.identify import WIDTHS, gpus_together, identify
 from aicalib.models import get_architecture
-from aicalib.plan.configuration import SETTINGS, Layout, Offer, Pools, Setting, Sought, layout_columns
-from aicalib.plan.formats import Formats, formats_of
+from aicalib.plan.search.configuration import SETTINGS, Layout, Offer, Pools, Setting, Sought, layout_columns
+from aicalib.plan.search.formats import Formats, formats_of
 from aicalib.profiles.profile import Profile
 from aicalib.resolve import resolve_known
 
@@ -29,7 +29,7 @@ from aicalib.resolve import resolve_known
 @cache
 def listed() -> Mapping[str, Any]:
     """Return the values that are tried beside formats and widths (`space.toml`)."""
-    return tomllib.loads(files("aicalib.plan").joinpath("space.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(files("aicalib.plan.search").joinpath("space.toml").read_text(encoding="utf-8"))
 
 
 def offer_of(

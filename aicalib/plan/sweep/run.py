@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from aicalib.errors import InvalidValue, UnknownName
 from aicalib.plan.figures import OUTPUT, figures_of
-from aicalib.plan.grid import QUESTION, Grid, Names
 from aicalib.plan.score import BASES, score
-from aicalib.plan.task import Bound
+from aicalib.plan.sweep.grid import QUESTION, Grid, Names
+from aicalib.plan.tasks.task import Bound
 from aicalib.plan.workers import HERE, Where, run
 from aicalib.prediction import predict_batch, predict_many
 from aicalib.profiles.profile import Profile, default_profile

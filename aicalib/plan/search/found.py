@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aicalib.engines.launch import Launch
-from aicalib.plan.accuracy import Accuracy
 from aicalib.plan.figures import Number
-from aicalib.plan.space import STAGES, Sought, Start
+from aicalib.plan.search.accuracy import Accuracy
+from aicalib.plan.search.space import STAGES, Sought, Start
 from aicalib.prediction import Prediction
 
 

@@ -15,7 +15,7 @@ from aicalib.batch import Batch
 from aicalib.loads import PROMPTS_PER_SLOT
 from aicalib.physics.memory import GIB, memory, spare_bytes
 from aicalib.plan.score import THROUGHPUT, Figure
-from aicalib.plan.space import Space
+from aicalib.plan.search.space import Space
 from aicalib.plan.workers import HERE, Where, run
 from aicalib.prediction import Prediction, predict_batch
 from aicalib.profiles.profile import Profile
@@ -28,7 +28,7 @@ Yes = NDArray[np.bool_]
 
 BLOCK: Final = 1 << 13
 """Configurations that are predicted at a time: few enough to stay in the processor's cache, and for malloc to keep a
-column of them (see `aicalib.plan.sweep.BLOCK`)."""
+column of them (see `aicalib.plan.sweep.run.BLOCK`)."""
 
 _MEANS: Final = (("ttft", "ttft_ms", 1e-3), ("tpot", "tpot_ms", 1e-3), ("latency", "e2e_ms", 1e-3),
                  ("output", "output_tok_s_per_gpu", 1.0))  # fmt: skip

@@ -26,7 +26,7 @@ from aicalib.hardware import Accelerator, get_accelerator
 from aicalib.models import get_architecture
 from aicalib.plan.figures import Number, figures_of, shown
 from aicalib.plan.score import BASES, score
-from aicalib.plan.task import Point, Task, expand
+from aicalib.plan.tasks.task import Point, Task, expand
 from aicalib.prediction import ORIGINS, Prediction, predict_batch
 from aicalib.profiles.profile import Profile, default_profile
 from aicalib.quant.presets import read_quant_config

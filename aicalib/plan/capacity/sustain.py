@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from aicalib.batch import Batch
 from aicalib.plan.figures import figures_of
-from aicalib.plan.task import Bound
+from aicalib.plan.tasks.task import Bound
 from aicalib.prediction import Prediction, interval_factors, predict_batch
 from aicalib.profiles.profile import Profile
 from aicalib.served import FEW

@@ -21,16 +21,16 @@ from aicalib.engines.launch import Launch, assemble
 from aicalib.errors import InvalidValue, RequestError
 from aicalib.hardware import get_accelerator
 from aicalib.identify import untimed_cache
-from aicalib.plan.bins import Bins
-from aicalib.plan.demand import Demand
+from aicalib.plan.capacity.bins import Bins
+from aicalib.plan.capacity.demand import Demand
+from aicalib.plan.capacity.fleet import Fleet, Held, cost_of, draw_of, replicas_for
+from aicalib.plan.capacity.price import Prices, power_of
+from aicalib.plan.capacity.sustain import Sustained, at_rate, binding, holds, quiet
 from aicalib.plan.figures import Number, figures_of
-from aicalib.plan.fleet import Fleet, Held, cost_of, draw_of, replicas_for
-from aicalib.plan.losers import spelled
-from aicalib.plan.price import Prices, power_of
-from aicalib.plan.space import Space
-from aicalib.plan.sustain import Sustained, at_rate, binding, holds, quiet
-from aicalib.plan.task import Bound
-from aicalib.plan.unmet import OPTIONS, NoRoom, Unmet
+from aicalib.plan.search.losers import spelled
+from aicalib.plan.search.space import Space
+from aicalib.plan.search.unmet import OPTIONS, NoRoom, Unmet
+from aicalib.plan.tasks.task import Bound
 from aicalib.prediction import ORIGINS, predict_batch
 from aicalib.profiles.profile import Profile
 from aicalib.served import memory_of

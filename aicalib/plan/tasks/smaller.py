@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from aicalib.errors import InvalidValue, fold
-from aicalib.plan.screen import Ranked, Screening
-from aicalib.plan.task import Point, Task, expand, read_task, width_flag
+from aicalib.plan.tasks.screen import Ranked, Screening
+from aicalib.plan.tasks.task import Point, Task, expand, read_task, width_flag
 
 
 class Smaller(NamedTuple):

@@ -22,7 +22,7 @@ from aicalib.measure.facts import Outcome, Planned
 from aicalib.measure.server import Server
 from aicalib.models import get_architecture
 from aicalib.plan.figures import Number
-from aicalib.plan.screen import Screening
+from aicalib.plan.tasks.screen import Screening
 from aicalib.prediction import predict_batch
 from aicalib.profiles.profile import Profile
 from aicalib.resolve import resolve

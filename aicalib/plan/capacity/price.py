@@ -146,7 +146,8 @@ def load_prices(name: str | Path) -> Prices:
     """
     if str(name) == EXAMPLE:
         return _read(
-            files("aicalib.plan").joinpath("example_prices.toml").read_text(encoding="utf-8"), EXAMPLE
+            files("aicalib.plan.capacity").joinpath("example_prices.toml").read_text(encoding="utf-8"),
+            EXAMPLE,
         )
     try:
         return _read(Path(name).read_text(encoding="utf-8"), str(name))

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.batch import Batch
-from aicalib.plan.demand import Demand
-from aicalib.plan.sustain import Sustained, sustained
-from aicalib.plan.task import Bound
+from aicalib.plan.capacity.demand import Demand
+from aicalib.plan.capacity.sustain import Sustained, sustained
+from aicalib.plan.tasks.task import Bound
 from aicalib.profiles.profile import Profile
 from aicalib.serving.load import OPEN
 

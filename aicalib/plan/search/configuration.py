@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aicalib.engines.request import Request, request_of
 from aicalib.features import FITTED_ACCEPTANCE
-from aicalib.plan.formats import FIELDS, Format, Formats
+from aicalib.plan.search.formats import FIELDS, Format, Formats
 
 Array = NDArray[np.float64]
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.errors import InvalidValue, UnknownName, fold
-from aicalib.plan.demand import HOUR_S, Demand
+from aicalib.plan.capacity.demand import HOUR_S, Demand
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,7 +131,9 @@ def _table(path: str | Path) -> pd.DataFrame:
 
 @cache
 def _known_columns() -> Mapping[str, Sequence[str]]:
-    return tomllib.loads(files("aicalib.plan").joinpath("traffic_columns.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(
+        files("aicalib.plan.capacity").joinpath("traffic_columns.toml").read_text(encoding="utf-8")
+    )
 
 
 def _found_columns(path: str | Path, header: list[str], named: Mapping[str, str]) -> dict[str, str]:

@@ -14,17 +14,17 @@ from aicalib.errors import InvalidValue, RequestError, UnknownName
 from aicalib.hardware import get_accelerator
 from aicalib.identify import gpus_together
 from aicalib.physics.memory import GIB, largest_concurrency
-from aicalib.plan.accuracy import published
-from aicalib.plan.evaluate import Evaluated, evaluate
 from aicalib.plan.figures import OUTPUT, SHOWN, Number
-from aicalib.plan.found import Choice, Found, Margin, Point
-from aicalib.plan.front import front
-from aicalib.plan.goal import OBJECTIVES, Goal, bound
-from aicalib.plan.losers import losers
 from aicalib.plan.score import BASES, THROUGHPUT, Figure, penalty
-from aicalib.plan.space import STAGES, Sought, lay_out
-from aicalib.plan.unmet import no_room, unmet
-from aicalib.plan.why import reasons
+from aicalib.plan.search.accuracy import published
+from aicalib.plan.search.evaluate import Evaluated, evaluate
+from aicalib.plan.search.found import Choice, Found, Margin, Point
+from aicalib.plan.search.front import front
+from aicalib.plan.search.goal import OBJECTIVES, Goal, bound
+from aicalib.plan.search.losers import losers
+from aicalib.plan.search.space import STAGES, Sought, lay_out
+from aicalib.plan.search.unmet import no_room, unmet
+from aicalib.plan.search.why import reasons
 from aicalib.plan.workers import HERE, Where
 from aicalib.prediction import ORIGINS, Prediction, predict_batch
 from aicalib.profiles.profile import Profile, default_profile
@@ -65,7 +65,7 @@ def search(
     top : int
         Choices to return of each group.
     limit : int, optional
-        Configurations to try at most, in the order of `aicalib.plan.space`; None is all.
+        Configurations to try at most, in the order of `aicalib.plan.search.space`; None is all.
     tick : callable
         Called as work goes on.
     where : Where

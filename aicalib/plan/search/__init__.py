@@ -1,0 +1,1 @@
+"""The best deployments for a service level, and why the others lost."""

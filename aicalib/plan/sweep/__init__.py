@@ -1,0 +1,1 @@
+"""Grids of any size, predicted in chunks on one machine or many."""

@@ -1,0 +1,1 @@
+"""Autotuner tasks: read, screened by prediction, made smaller, and started."""
