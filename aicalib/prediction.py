@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aicalib.batch import Batch
 from aicalib.deployment import Deployment, Workload
-from aicalib.identify import KERNEL_ORIGINS, untimed_cache
+from aicalib.identify import KERNEL_ORIGINS, untimed_cache, widened_parts
 from aicalib.nearness import LEVELED, NEARNESS, Levels, levelled, nearness, nodes_of
 from aicalib.physics.memory import Memory, largest_concurrency
 from aicalib.profiles.coefficients import FORMAT_CLASSES
@@ -127,7 +127,8 @@ class Prediction:
 def evidence_keys(batch: Batch) -> list[set[str]]:
     """Return for each identity what must have been fitted for its numbers to be called calibrated.
 
-    The engine on that compute capability, each weight format's class on it, and a cache narrower than any timed one.
+    The engine on that compute capability, each weight format's class on it, a cache narrower than any timed one, and
+    weights that no kernel multiplies as they are.
     """
     gemm = dict(zip(batch.who.tolist(), batch.system.gemm_class.tolist(), strict=True))
     experts = dict(zip(batch.who.tolist(), batch.system.expert_class.tolist(), strict=True))
@@ -141,6 +142,7 @@ def evidence_keys(batch: Batch) -> list[set[str]]:
             keys.add(f"experts {FORMAT_CLASSES[experts[code]]} on {at}")
         if untimed_cache(who):
             keys.add(f"cache {who.quant.kvcache.name} on {at}")
+        keys.update(f"widened {part} on {at}" for part in widened_parts(who) if part != "cache")
         found.append(keys)
     return found
 
@@ -255,7 +257,7 @@ def predict_batch(batch: Batch, profile: Profile) -> Prediction:
     """
     load = batch.load
     held, answered = memory_of(batch)
-    server = servers(batch, profile.values, recent_tables(batch, profile))
+    server = servers(batch, profile.values, recent_tables(batch, profile), held=held)
     service = serve(server, load, np.where(answered, capacity(batch, held), load.isl + load.osl))
     if not answered.all():
         service = service.each(lambda values: np.where(answered, values, np.nan))

@@ -19,6 +19,7 @@ from aicalib.profiles.profile import uncalibrated
 from aicalib.report.evidence import evidence_lines, level_lines, near, nearest, number
 from aicalib.report.explain import as_json, explain_text
 from aicalib.resolve import smallest_fitting_tp
+from aicalib.served import slots
 from aicalib.serving.load import BURST, OPEN
 from aicalib.serving.server import captured_batch
 
@@ -130,9 +131,10 @@ def _breakdown(prediction: Prediction, index: int) -> list[dict[str, Any]]:
     running = np.maximum(running / system.pp, 1.0)
     padded = captured_batch(running, settings.graph_max_batch)
     context, tokens = load.context, np.minimum(load.new, settings.chunk_tokens / system.dp)
+    pool = slots(prediction.memory)[[index]]
     steps = {
-        "decode": decode_step(system, c, running, context, padded, settings.graph_max_batch),
-        "prefill": prefill_step(system, c, tokens, load.new, np.ones(1)),
+        "decode": decode_step(system, c, running, context, padded, settings.graph_max_batch, pool),
+        "prefill": prefill_step(system, c, tokens, load.new, np.ones(1), pool),
     }
     who = batch.identities[batch.who[batch.at[0]]]
     formats = {**math_paths(who.quant, who.accelerator), "wide": who.accelerator.wide_format}
