@@ -7,7 +7,7 @@ is, the cache is 16 bit or what the engine takes by itself, attention follows th
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from aicalib.engines import ENGINES, defaults, is_newer, newest_version, release
 from aicalib.engines.kernels import AttentionKernel, attention_kernel, default_backend, softmax_kind
 from aicalib.engines.layouts import expert_padding, has_encoder, latent_bits, one_pool
 from aicalib.engines.moe_kernels import dense_format, expert_format
-from aicalib.engines.widening import DIRECT, Widening, widening
 from aicalib.errors import InvalidValue, UnknownName, fold
 from aicalib.hardware import Accelerator, get_accelerator
 from aicalib.models import Architecture, get_architecture
@@ -41,6 +40,7 @@ from aicalib.quant import (
     variants,
     weight_format,
 )
+from aicalib.widened import attended_cache, expert_math_format, widened_parts, widening_numbers
 
 WIDTHS = (1, 2, 4, 8)
 """Tensor-parallel widths of one node."""
@@ -204,47 +204,6 @@ def math_paths(quant: QuantConfig, accelerator: Accelerator) -> dict[str, str]:
     return paths
 
 
-class Widenings(NamedTuple):
-    """What the kernels of dense weights, experts and the cache do with packed data."""
-
-    gemm: Widening
-    expert: Widening
-    cache: Widening
-
-
-def widenings_of(identity: Identity) -> Widenings:
-    """Return what an engine's default kernels do with the packed data of an identity's formats."""
-    quant, gpu = identity.quant, identity.accelerator
-    path = math_paths(quant, gpu)["gemm"]
-    dense = FORMAT_CLASSES[_format_class(quant.gemm, quant.gemm_variant, path)]
-    return Widenings(
-        _widening(identity, "gemm", ParsedMode(quant.gemm, quant.gemm_variant), dense),
-        _expert_widening(identity),
-        _cache_widening(identity),
-    )
-
-
-def _widening(identity: Identity, kind: str, parsed: ParsedMode[Any], listed: str) -> Widening:
-    return widening(identity.engine, identity.engine_version, identity.accelerator, kind, parsed, listed)
-
-
-def _expert_widening(identity: Identity) -> Widening:
-    parsed = ParsedMode(identity.quant.moe, identity.quant.moe_variant)
-    return _widening(identity, "moe", parsed, _experts_form(identity))
-
-
-def _cache_widening(identity: Identity) -> Widening:
-    mode = identity.quant.kvcache
-    return _widening(identity, "kv_dequantize", ParsedMode(mode), "wide" if mode.value.memory >= 2 else "fp8")
-
-
-def _attended(identity: Identity) -> KVCacheQuantMode:
-    """Return the format in which attention reads the cache: 16 bit where the engine writes it out first."""
-    if _cache_widening(identity).widens:
-        return KVCacheQuantMode[_sixteen_bit(identity.accelerator)]
-    return identity.quant.kvcache
-
-
 def _format_class(mode: Any, variant: str | None, path: str) -> int:
     """Return the class of formats that share an efficiency, as an index into `FORMAT_CLASSES`."""
     return FORMAT_CLASSES.index(dense_format(mode.name, path, storage_bits(mode, variant)))
@@ -262,7 +221,7 @@ def surface_codes(identity: Identity) -> dict[str, tuple[int, str]]:
     full, window = (_attention(identity, kind) for kind in _softmax_kinds(arch))
     prefill_window = window.variant.removesuffix(WINDOW) if window.masks_window else window.variant
     latent = _attention(identity, "latent").variant
-    cache = "wide" if _attended(identity).value.memory >= 2 else "fp8"
+    cache = "wide" if attended_cache(identity).value.memory >= 2 else "fp8"
     module = f"dsa/{cache}/{'wide' if dense == 'wide' else 'fp8_block'}"
     rule = "kda" if arch.kda_layers else "gdn"
     asked = {
@@ -323,14 +282,6 @@ def untimed_cache(identity: Identity) -> bool:
     return storage_bits(identity.quant.kvcache) < NARROWEST_TIMED_BITS
 
 
-def widened_parts(identity: Identity) -> list[str]:
-    """Return what no table times because kernels do not read it packed: "gemm", "expert", "cache"."""
-    found = widenings_of(identity)._asdict()
-    if not identity.architecture.moe_layers:
-        del found["expert"]
-    return [part for part, what in found.items() if what != DIRECT]
-
-
 WINDOW = "/window"
 """Ends the variant of an attention kernel that skips what lies outside of a window."""
 
@@ -343,21 +294,16 @@ def _softmax_kinds(arch: Architecture) -> tuple[str, str]:
 
 def _attention(identity: Identity, kind: str) -> AttentionKernel:
     return attention_kernel(
-        identity.engine, identity.engine_version, identity.accelerator, kind, _attended(identity)
+        identity.engine, identity.engine_version, identity.accelerator, kind, attended_cache(identity)
     )
 
 
 def _experts_variant(identity: Identity) -> str:
     """Return the variant of the grouped kernel that stands for an engine's default one."""
-    form = "wide" if _expert_widening(identity).widens else _experts_form(identity)
-    return default_backend(identity.engine, identity.engine_version, identity.accelerator, "moe", form)[1]
-
-
-def _experts_form(identity: Identity) -> str:
-    """Return the format that an engine's expert kernels are listed by."""
-    quant = identity.quant
+    quant, gpu = identity.quant, identity.accelerator
     bits = storage_bits(quant.moe, quant.moe_variant)
-    return expert_format(quant.moe.name, math_paths(quant, identity.accelerator)["expert"], bits)
+    form = expert_math_format(identity, expert_format(quant.moe.name, math_paths(quant, gpu)["expert"], bits))
+    return default_backend(identity.engine, identity.engine_version, gpu, "moe", form)[1]
 
 
 def numbers_of(identity: Identity) -> dict[str, float]:
@@ -368,21 +314,16 @@ def numbers_of(identity: Identity) -> dict[str, float]:
     narrow = "fp8_blackwell" if gpu.capability.startswith("10.") else "fp8"
     whole = weight_format(quant.gemm, quant.gemm_variant).whole_model or quant.gemm.name == "float32"
     padding = expert_padding(identity.engine, gpu, quant.moe)
-    peaks = {field: gpu.peak_flops[path] for field, path in paths.items()}
-    widenings = widenings_of(identity)
-    for field in ("gemm", "expert"):
-        rates = getattr(widenings, field).fp32_rates
-        if rates is not None and "fp32" in gpu.peak_flops:
-            peaks[field] = rates * gpu.peak_flops["fp32"]
+    attended = storage_bits(attended_cache(identity))
     return {
         "gemm_bits": storage_bits(quant.gemm, quant.gemm_variant),
         "expert_bits": storage_bits(quant.moe, quant.moe_variant),
         "kv_bits": kv_bits,
         "table_bits": storage_bits(quant.gemm, quant.gemm_variant) if whole else 16.0,
-        **{f"{field}_peak_flops_s": peak for field, peak in peaks.items()},
+        **{f"{field}_peak_flops_s": gpu.peak_flops[path] for field, path in paths.items()},
         "gemm_class": _format_class(quant.gemm, quant.gemm_variant, paths["gemm"]),
         "expert_class": _format_class(quant.moe, quant.moe_variant, paths["expert"]),
-        "kv_class": KV_CLASSES.index("wide" if kv_bits >= 16 or widenings.cache.widens else narrow),
+        "kv_class": KV_CLASSES.index("wide" if attended >= 16 else narrow),
         "attention_class": KV_CLASSES.index(narrow if paths["attention"] == "fp8" else "wide"),
         "latent_bits": latent_bits(identity.engine, identity.architecture, gpu, quant),
         "hidden_pad": padding.hidden,
@@ -390,14 +331,10 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         "window_ratio": WINDOW_POOL_RATIO,
         "one_pool": one_pool(identity.engine, identity.architecture),
         "has_encoder": has_encoder(identity.architecture),
-        "direct_rows": widenings.gemm.rows,
-        "wide_direct_rows": widenings.gemm.wide_rows,
-        "direct_columns": widenings.gemm.columns,
-        "expert_widens": widenings.expert.widens,
-        "cache_widens": widenings.cache.widens,
         "masks_window": _attention(identity, _softmax_kinds(identity.architecture)[1]).masks_window,
         "expert_tile": TILE.get(_experts_variant(identity), 1.0),
         "wide_peak_flops_s": gpu.peak_flops[gpu.wide_format],
+        "vector_peak_flops_s": gpu.peak_flops.get("fp32", gpu.peak_flops[gpu.wide_format]),
         "bandwidth_bytes_s": gpu.bandwidth_bytes_s,
         "memory_bytes": gpu.memory_bytes,
         "taken_bytes": gpu.taken_bytes,
@@ -412,4 +349,5 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         "engine_month": identity.engine_month,
         "version": defaults.version_number(identity.engine_version),
         "gpus_together": gpus_together(gpu),
+        **widening_numbers(identity),
     }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aicalib.batch import Batch
 from aicalib.deployment import Deployment, Workload
-from aicalib.identify import KERNEL_ORIGINS, untimed_cache, widened_parts
+from aicalib.identify import KERNEL_ORIGINS, untimed_cache
 from aicalib.nearness import LEVELED, NEARNESS, Levels, levelled, nearness, nodes_of
 from aicalib.physics.memory import Memory, largest_concurrency
 from aicalib.profiles.coefficients import FORMAT_CLASSES
@@ -21,6 +21,7 @@ from aicalib.served import capacity, memory_of, recent_tables, servers
 from aicalib.serving.load import BURST, OPEN, Service
 from aicalib.serving.percentiles import percentiles
 from aicalib.serving.serve import serve
+from aicalib.widened import widened_parts
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -357,7 +357,7 @@ def _system(names: _Names, who: Codes, widths: Widths, month: Array) -> System:
     classes = ("gemm_class", "expert_class", "kv_class", "attention_class", "engine")
     plain = (
         "gemm_bits", "expert_bits", "kv_bits", "table_bits", "gemm_peak_flops_s", "expert_peak_flops_s",
-        "attention_peak_flops_s", "wide_peak_flops_s", "bandwidth_bytes_s", "memory_bytes",
+        "attention_peak_flops_s", "wide_peak_flops_s", "vector_peak_flops_s", "bandwidth_bytes_s", "memory_bytes",
         "taken_bytes", "version", "masks_window", "expert_tile", "latent_bits", "hidden_pad", "width_pad",
         "window_ratio", "direct_rows", "wide_direct_rows", "direct_columns",
     )  # fmt: skip

@@ -45,6 +45,7 @@ OF_WEIGHTS = (
     "direct_columns",
 )
 OF_NO_KERNEL = (
+    "vector_peak_flops_s",
     "memory_bytes",
     "window_ratio",
     "one_pool",

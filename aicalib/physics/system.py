@@ -45,6 +45,8 @@ class System:
         Dense peak of one GPU for the math that the format really runs in.
     wide_peak_flops_s : ndarray, shape (d,)
         The same of 16-bit math, in which routers and most output heads run.
+    vector_peak_flops_s : ndarray, shape (d,)
+        FP32 peak of the general-purpose cores; that of 16-bit math where it is not known.
     gemm_class, expert_class : ndarray of int, shape (d,)
         Index into `FORMAT_CLASSES`.
     kv_class, attention_class : ndarray of int, shape (d,)
@@ -94,6 +96,7 @@ class System:
     expert_peak_flops_s: Array
     attention_peak_flops_s: Array
     wide_peak_flops_s: Array
+    vector_peak_flops_s: Array
     gemm_class: Codes
     expert_class: Codes
     kv_class: Codes

@@ -22,11 +22,17 @@ def _no_coordinates(shape: Shape) -> tuple[Array, ...]:
 
 
 def _ideal_s(shape: Shape, machine: Machine) -> Array:
-    """Return the time to read the elements in their bits and to write them in 16 bit, plus the floor."""
-    bytes_ = shape["elements"] * (machine.bits / 8.0 + WIDE_BYTES)
-    result: Array = bytes_ / machine.bandwidth_bytes_s + FLOOR_S
-    return result
+    """Return max(operations / peak, bytes / bandwidth), smooth, plus the floor.
+
+    Bytes: the elements in their own bits, and in 16 bit. `machine.peak_flops_s` is that of the general-purpose cores.
+    """
+    elements = shape["elements"]
+    bytes_ = elements * (machine.bits / 8.0 + WIDE_BYTES)
+    return machine.roofline_s(elements * shape["operations"], bytes_) + FLOOR_S
 
 
-WIDEN = Kind(name="widen", sizes=("elements",), axes=(), coordinates=_no_coordinates, ideal_s=_ideal_s)
-"""No table times such kernels: their ideal time stands."""
+WIDEN = Kind(
+    name="widen", sizes=("elements", "operations"), axes=(), coordinates=_no_coordinates, ideal_s=_ideal_s
+)
+"""No table times such kernels: their ideal time stands. `operations` are those of one element; kernels written for
+their format take so few that memory binds."""
