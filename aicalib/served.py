@@ -19,7 +19,7 @@ from aicalib.physics.memory import memory_of as memory_needed
 from aicalib.physics.system import ENGINES, Coefficients, System, spread_over
 from aicalib.physics.tables import KernelTables, PoolTimes, StepTables, StepTimes, tabulate
 from aicalib.physics.weights import weight_bytes
-from aicalib.physics.widening import cache_seconds, with_workspace
+from aicalib.physics.widening import cache_seconds, slots, with_workspace
 from aicalib.profiles.coefficients import position
 from aicalib.profiles.profile import Profile
 from aicalib.recent import Recent
@@ -110,13 +110,8 @@ def servers(
     )
 
 
-def slots(held: Memory) -> Array:
-    """Return the tokens of the pool of one attention rank, shape (n,)."""
-    return held.max_total_tokens / held.ranks
-
-
 def prefill_slots(batch: Batch, part: Part) -> Array:
-    """Return the same of the instances that prefill for others."""
+    """Return the slots of a pool of the instances that prefill for others, shape (n,)."""
     return slots(memory(part.system, part.at, batch.settings, batch.load.isl))
 
 

@@ -93,7 +93,7 @@ BELOW = {
 
 
 ABOVE = (
-    "deployment", "recent", "identify", "checks", "loads", "features", "columns", "batch", "resolve", "served",
+    "deployment", "recent", "widened", "identify", "checks", "loads", "features", "columns", "batch", "resolve", "served",
     "nearness", "prediction",
 )  # fmt: skip
 """Modules above the rooms; each may import those before it."""

@@ -153,8 +153,12 @@ def launch_s(system: System, c: Coefficients) -> Array:
     return launch * c.fixed_slowdown
 
 
-def _whole_cache(system: System, slots: Array, phase: str) -> list[Call]:
-    return [cache_call(system, slots, phase)] if np.any(system.cache_widens) else []
+def _whole_cache(system: System, slots: Array | None, phase: str) -> list[Call]:
+    if not np.any(system.cache_widens):
+        return []
+    if slots is None:
+        raise ValueError("a cache that is widened takes time by the slots of its pool: give slots")
+    return [cache_call(system, slots, phase)]
 
 
 def decode_step(
@@ -164,7 +168,7 @@ def decode_step(
     context: Array,
     padded: Array,
     graph_max_batch: Array,
-    slots: Array,
+    slots: Array | None = None,
 ) -> list[Operator]:
     """Return the operators of a decode step: every running request gains one token.
 
@@ -183,8 +187,8 @@ def decode_step(
     graph_max_batch : ndarray
         Largest batch with a captured graph. One above it is launched kernel by kernel: the device then takes the
         root of the sum of squares of its own time and launch time.
-    slots : ndarray
-        Tokens of the pool of one attention rank, which some engines read whole.
+    slots : ndarray, optional
+        Of the pool of one attention rank; needed where a deployment widens its cache.
     """
     local = np.maximum(batch / system.dp, np.minimum(batch, 1.0))
     rows = np.maximum(padded / system.dp, local)
@@ -210,7 +214,7 @@ def decode_step(
 
 
 def prefill_step(
-    system: System, c: Coefficients, tokens: Array, length: Array, ranks: Array, slots: Array
+    system: System, c: Coefficients, tokens: Array, length: Array, ranks: Array, slots: Array | None = None
 ) -> list[Operator]:
     """Return the operators of a prefill step over `tokens` prompt tokens of prompts of `length` tokens.
 
@@ -229,8 +233,8 @@ def prefill_step(
         Tokens of a whole prompt; a step that holds part of one carries that share of its attention.
     ranks : ndarray
         Attention-data-parallel ranks that have a prompt to prefill, at most `dp`.
-    slots : ndarray
-        Tokens of the pool of one attention rank, which some engines read whole.
+    slots : ndarray, optional
+        Of the pool of one attention rank; needed where a deployment widens its cache.
     """
     local = tokens / ranks
     prompts = np.maximum(local / length, 1.0)

@@ -79,6 +79,11 @@ def _slot_elements(system: System, phase: str) -> tuple[Array, Array]:
     return full + window * ratio + decodes * latent, calls
 
 
+def slots(held: Memory) -> Array:
+    """Return the slots of the pool of one attention rank, shape (n,)."""
+    return held.max_total_tokens / held.ranks
+
+
 def cache_call(system: System, slots: Array, phase: str) -> Call:
     """Return the writing out of the whole pool in a step, of slots in use or not.
 
@@ -86,7 +91,7 @@ def cache_call(system: System, slots: Array, phase: str) -> Call:
     ----------
     system : System
     slots : ndarray
-        Tokens of the pool of one attention rank.
+        Of the pool of one attention rank.
     phase : str
         "decode" or "prefill".
     """
@@ -113,7 +118,7 @@ def with_workspace(held: Memory, system: System) -> Memory:
     """
     elements, calls = _slot_elements(system, "decode")
     layer = elements / np.maximum(calls, 1.0) * np.where(system.arch.mla_layers > 0, 1.0, 2.0)
-    bytes_ = np.where(system.cache_widens, held.max_total_tokens / held.ranks * layer * WIDE_BYTES, 0.0)
+    bytes_ = np.where(system.cache_widens, slots(held) * layer * WIDE_BYTES, 0.0)
     return held._replace(
         activation_bytes=held.activation_bytes + bytes_,
         reserve_bytes=np.maximum(held.reserve_bytes - bytes_, 0.0),

@@ -14,12 +14,12 @@ from aicalib.identify import math_paths, surface_codes
 from aicalib.physics.memory import GIB, largest_concurrency, spare_bytes
 from aicalib.physics.steps import decode_step, prefill_step, total_s
 from aicalib.physics.system import spread_over
+from aicalib.physics.widening import slots
 from aicalib.prediction import METRICS, Prediction, predict_batch
 from aicalib.profiles.profile import uncalibrated
 from aicalib.report.evidence import evidence_lines, level_lines, near, nearest, number
 from aicalib.report.explain import as_json, explain_text
 from aicalib.resolve import smallest_fitting_tp
-from aicalib.served import slots
 from aicalib.serving.load import BURST, OPEN
 from aicalib.serving.server import captured_batch
 

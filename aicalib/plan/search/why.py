@@ -18,11 +18,12 @@ from aicalib.identify import math_paths
 from aicalib.physics.memory import GIB
 from aicalib.physics.steps import Operator, decode_step, prefill_step
 from aicalib.physics.system import spread_over
+from aicalib.physics.widening import slots
 from aicalib.plan.search.evaluate import Evaluated, loaded
 from aicalib.plan.search.formats import FIELDS
 from aicalib.prediction import Prediction, predict_batch
 from aicalib.profiles.profile import Profile
-from aicalib.served import prefill_slots, slots
+from aicalib.served import prefill_slots
 from aicalib.serving.server import captured_batch
 
 Array = NDArray[np.float64]
