@@ -68,6 +68,16 @@ def widened_parts(identity: Identity) -> list[str]:
     return [part for part, what in found.items() if what != DIRECT]
 
 
+DOT_PRODUCTS = "int8 dot"
+"""Math of packed weights on the general-purpose cores, for people: no accelerator's datasheet has a rate for it."""
+
+
+def shown_math(identity: Identity) -> dict[str, str]:
+    """Return the math of dense weights ("gemm") and experts ("expert") where it is not that of their format."""
+    found = {"gemm": gemm_widening(identity), "expert": expert_widening(identity)}
+    return {part: DOT_PRODUCTS for part, what in found.items() if what.fp32_rates is not None}
+
+
 def widening_numbers(identity: Identity) -> dict[str, float]:
     """Return what physics reads of all this, by the names of `aicalib.physics.system.System`.
 

@@ -87,6 +87,7 @@ BELOW = {
         "resolve",
         "nearness",
         "prediction",
+        "widened",
     },
 }
 """What each room may import, itself and `errors` apart."""

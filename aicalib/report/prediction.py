@@ -22,6 +22,7 @@ from aicalib.report.explain import as_json, explain_text
 from aicalib.resolve import smallest_fitting_tp
 from aicalib.serving.load import BURST, OPEN
 from aicalib.serving.server import captured_batch
+from aicalib.widened import shown_math
 
 Array = NDArray[np.float64]
 
@@ -137,7 +138,11 @@ def _breakdown(prediction: Prediction, index: int) -> list[dict[str, Any]]:
         "prefill": prefill_step(system, c, tokens, load.new, np.ones(1), pool),
     }
     who = batch.identities[batch.who[batch.at[0]]]
-    formats = {**math_paths(who.quant, who.accelerator), "wide": who.accelerator.wide_format}
+    formats = {
+        **math_paths(who.quant, who.accelerator),
+        "wide": who.accelerator.wide_format,
+        **shown_math(who),
+    }
     origins = {name: origin for name, (_, origin) in surface_codes(who).items()}
     origin = prediction.origin[index]
     return as_json(
