@@ -278,8 +278,8 @@ def _kernel_origin(identity: Identity) -> str:
 
 
 def untimed_cache(identity: Identity) -> bool:
-    """Return whether the cache is narrower than any that was timed: the kernels of an 8-bit one stand in."""
-    return storage_bits(identity.quant.kvcache) < NARROWEST_TIMED_BITS
+    """Return whether attention reads a cache narrower than any that was timed: kernels of an 8-bit one stand in."""
+    return storage_bits(attended_cache(identity)) < NARROWEST_TIMED_BITS
 
 
 WINDOW = "/window"

@@ -129,7 +129,7 @@ def evidence_keys(batch: Batch) -> list[set[str]]:
     """Return for each identity what must have been fitted for its numbers to be called calibrated.
 
     The engine on that compute capability, each weight format's class on it, a cache narrower than any timed one, and
-    weights that no kernel multiplies as they are.
+    what no kernel reads as it is stored.
     """
     gemm = dict(zip(batch.who.tolist(), batch.system.gemm_class.tolist(), strict=True))
     experts = dict(zip(batch.who.tolist(), batch.system.expert_class.tolist(), strict=True))
@@ -143,7 +143,7 @@ def evidence_keys(batch: Batch) -> list[set[str]]:
             keys.add(f"experts {FORMAT_CLASSES[experts[code]]} on {at}")
         if untimed_cache(who):
             keys.add(f"cache {who.quant.kvcache.name} on {at}")
-        keys.update(f"widened {part} on {at}" for part in widened_parts(who) if part != "cache")
+        keys.update(f"widened {part} on {at}" for part in widened_parts(who))
         found.append(keys)
     return found
 
