@@ -17,6 +17,8 @@ from aicalib.hardware import get_accelerator
 from aicalib.models import get_architecture
 from aicalib.physics.steps import decode_step, prefill_step, total_s
 from aicalib.physics.system import spread_over
+from aicalib.plan.search.best import Goal, search
+from aicalib.plan.search.space import Sought
 from aicalib.prediction import predict_batch
 from aicalib.profiles import priors
 from aicalib.profiles.profile import default_profile, uncalibrated
@@ -290,3 +292,15 @@ def test_other_rows_of_a_batch_stay_the_same_to_the_last_bit():
     first, second = (predict_batch(resolve(each), default_profile()) for each in (alone, mixed))
     for metric, values in first.mean.items():
         assert (values.value == second.mean[metric].value[:3]).all()
+
+
+def test_the_reasons_of_a_search_name_the_widening():
+    sought = Sought(
+        "llama-8b", ("l40s",), 1, 1000.0, 200.0, separate=False,
+        only={"gemm": ("bfloat16", "bitsandbytes"), "kv": ("auto",), "fmha": ("auto",), "tp": (1,), "pp": (1,),
+              "dp": (1,), "mem_fraction": (None,), "chunked_prefill_size": (None,), "enable_mixed_chunk": (None,),
+              "concurrency": (32,)},
+    )  # fmt: skip
+    best = search(sought, Goal()).best
+    assert best.start.format.gemm == "bfloat16"
+    assert "most by widening to 16 bit in decode steps" in best.why
