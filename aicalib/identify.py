@@ -40,6 +40,7 @@ from aicalib.quant import (
     variants,
     weight_format,
 )
+from aicalib.widened import attended_cache, expert_math_format, widened_parts, widening_numbers
 
 WIDTHS = (1, 2, 4, 8)
 """Tensor-parallel widths of one node."""
@@ -220,7 +221,7 @@ def surface_codes(identity: Identity) -> dict[str, tuple[int, str]]:
     full, window = (_attention(identity, kind) for kind in _softmax_kinds(arch))
     prefill_window = window.variant.removesuffix(WINDOW) if window.masks_window else window.variant
     latent = _attention(identity, "latent").variant
-    cache = "wide" if quant.kvcache.value.memory >= 2 else "fp8"
+    cache = "wide" if attended_cache(identity).value.memory >= 2 else "fp8"
     module = f"dsa/{cache}/{'wide' if dense == 'wide' else 'fp8_block'}"
     rule = "kda" if arch.kda_layers else "gdn"
     asked = {
@@ -271,14 +272,14 @@ def _kernel_origin(identity: Identity) -> str:
     used += ["moe"] if arch.moe_layers else []
     found = surface_codes(identity)
     origins = [found[name][1] for name in used]
-    if untimed_cache(identity):
+    if untimed_cache(identity) or widened_parts(identity):
         origins.append("extrapolated")
     return max(origins, key=KERNEL_ORIGINS.index)
 
 
 def untimed_cache(identity: Identity) -> bool:
-    """Return whether the cache is narrower than any that was timed: the kernels of an 8-bit one stand in."""
-    return storage_bits(identity.quant.kvcache) < NARROWEST_TIMED_BITS
+    """Return whether attention reads a cache narrower than any that was timed: kernels of an 8-bit one stand in."""
+    return storage_bits(attended_cache(identity)) < NARROWEST_TIMED_BITS
 
 
 WINDOW = "/window"
@@ -293,7 +294,7 @@ def _softmax_kinds(arch: Architecture) -> tuple[str, str]:
 
 def _attention(identity: Identity, kind: str) -> AttentionKernel:
     return attention_kernel(
-        identity.engine, identity.engine_version, identity.accelerator, kind, identity.quant.kvcache
+        identity.engine, identity.engine_version, identity.accelerator, kind, attended_cache(identity)
     )
 
 
@@ -301,7 +302,7 @@ def _experts_variant(identity: Identity) -> str:
     """Return the variant of the grouped kernel that stands for an engine's default one."""
     quant, gpu = identity.quant, identity.accelerator
     bits = storage_bits(quant.moe, quant.moe_variant)
-    form = expert_format(quant.moe.name, math_paths(quant, gpu)["expert"], bits)
+    form = expert_math_format(identity, expert_format(quant.moe.name, math_paths(quant, gpu)["expert"], bits))
     return default_backend(identity.engine, identity.engine_version, gpu, "moe", form)[1]
 
 
@@ -313,6 +314,7 @@ def numbers_of(identity: Identity) -> dict[str, float]:
     narrow = "fp8_blackwell" if gpu.capability.startswith("10.") else "fp8"
     whole = weight_format(quant.gemm, quant.gemm_variant).whole_model or quant.gemm.name == "float32"
     padding = expert_padding(identity.engine, gpu, quant.moe)
+    attended = storage_bits(attended_cache(identity))
     return {
         "gemm_bits": storage_bits(quant.gemm, quant.gemm_variant),
         "expert_bits": storage_bits(quant.moe, quant.moe_variant),
@@ -321,7 +323,7 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         **{f"{field}_peak_flops_s": gpu.peak_flops[path] for field, path in paths.items()},
         "gemm_class": _format_class(quant.gemm, quant.gemm_variant, paths["gemm"]),
         "expert_class": _format_class(quant.moe, quant.moe_variant, paths["expert"]),
-        "kv_class": KV_CLASSES.index("wide" if kv_bits >= 16 else narrow),
+        "kv_class": KV_CLASSES.index("wide" if attended >= 16 else narrow),
         "attention_class": KV_CLASSES.index(narrow if paths["attention"] == "fp8" else "wide"),
         "latent_bits": latent_bits(identity.engine, identity.architecture, gpu, quant),
         "hidden_pad": padding.hidden,
@@ -332,6 +334,7 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         "masks_window": _attention(identity, _softmax_kinds(identity.architecture)[1]).masks_window,
         "expert_tile": TILE.get(_experts_variant(identity), 1.0),
         "wide_peak_flops_s": gpu.peak_flops[gpu.wide_format],
+        "vector_peak_flops_s": gpu.peak_flops.get("fp32", gpu.peak_flops[gpu.wide_format]),
         "bandwidth_bytes_s": gpu.bandwidth_bytes_s,
         "memory_bytes": gpu.memory_bytes,
         "taken_bytes": gpu.taken_bytes,
@@ -346,4 +349,5 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         "engine_month": identity.engine_month,
         "version": defaults.version_number(identity.engine_version),
         "gpus_together": gpus_together(gpu),
+        **widening_numbers(identity),
     }

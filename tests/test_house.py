@@ -87,14 +87,15 @@ BELOW = {
         "resolve",
         "nearness",
         "prediction",
+        "widened",
     },
 }
 """What each room may import, itself and `errors` apart."""
 
 
 ABOVE = (
-    "deployment", "recent", "identify", "checks", "loads", "features", "columns", "batch", "resolve", "served",
-    "nearness", "prediction",
+    "deployment", "recent", "widened", "identify", "checks", "loads", "features", "columns", "batch", "resolve",
+    "served", "nearness", "prediction",
 )  # fmt: skip
 """Modules above the rooms; each may import those before it."""
 

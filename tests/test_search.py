@@ -200,8 +200,8 @@ def test_a_tie_is_what_the_best_beats_by_less_than_its_interval() -> None:
 def test_the_best_that_is_calibrated_stands_beside_one_that_is_not() -> None:
     assert found().best.origin == "calibrated"
     assert found().calibrated is None
-    sought = replace(SMALL, only={**SMALL.only, "kv": ("auto", "fp8", "fp4_e2m1")})
-    outcome = search(sought, Goal(), limit=None, top=100)
+    bounds = (bound("ttft", 1000.0), bound("tpot", 15.0))
+    outcome = search(replace(SMALL, separate=True, network_gbit_s=400.0), Goal(bounds=bounds), top=100)
     assert outcome.best.origin != "calibrated"
     of_those = [each for each in outcome.at_once if each.origin == "calibrated"]
     assert outcome.calibrated is not None
