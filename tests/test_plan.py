@@ -399,8 +399,8 @@ GOLDENS = {
     "help-plan": "plan --help",
     "plan-rate": "plan --gpu h100-sxm,h200-sxm --rate 12 --isl 2000 --osl 400 --ttft-ms 2000 --tpot-ms 50 "
     "--gemm fp8,bfloat16 --kv auto --prices example",
-    "plan-traffic": "plan --model llama-8b --gpu l40,h100-sxm --traffic examples/traffic_day.csv --ttft-ms 2000 "
-    "--percentile p99 --gemm auto,fp8 --kv auto --prices example",
+    "plan-traffic": "plan --model llama-8b --gpu l40,h100-sxm --traffic examples/traffic_day.csv --ttft-ms 2000@p99 "
+    "--gemm auto,fp8 --kv auto --prices example",
 }
 
 
@@ -450,6 +450,18 @@ def test_the_json_has_every_key_and_no_number_that_is_none(command):
         assert fleet["cost"]["per_hour"]["low"] <= fleet["cost"]["per_hour"]["high"]
 
 
+def test_each_bound_has_its_own_percentile_and_what_is_proposed_says_which(command):
+    asked = "plan --model llama-8b --rate 5 --isl 1000 --osl 200 --tp 1 --gemm auto --kv auto --json".split()
+    status, out, _ = command(*asked, "--ttft-ms", "900@p99", "--tpot-ms", "50", "--e2e-ms", "9000@mean", "--percentile", "p90")  # fmt: skip
+    assert status == 0
+    level = {each["metric"]: each["percentile"] for each in json.loads(out)["level"]}
+    assert level == {"ttft": "p99", "tpot": "p90", "latency": None}
+    status, out, _ = command(*asked, "--ttft-ms", "5@p99", "--tpot-ms", "1")
+    proposed = json.loads(out)["error"]["alternatives"]
+    assert (status, [each.partition("@")[2] for each in proposed]) == (2, ["p99", "mean"])
+    assert command(*asked, *" ".join(proposed).split())[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -461,6 +473,9 @@ def test_the_json_has_every_key_and_no_number_that_is_none(command):
         ("--rate 0 --isl 9 --osl 9 --ttft-ms 1000", "there is no traffic to plan for"),
         ("--rate 1 --isl 9 --osl 9", "bounds neither TTFT nor end-to-end"),
         ("--rate 1 --isl 9 --osl 9 --ttft-ms 1000 --percentile p42", "unknown percentile 'p42'"),
+        ("--rate 1 --isl 9 --osl 9 --ttft-ms 1000@p42", "unknown percentile 'p42'"),
+        ("--rate 1 --isl 9 --osl 9 --ttft-ms 1s", "--ttft-ms 1s: it is milliseconds"),
+        ("--rate 1 --isl 9 --osl 9 --ttft-ms @p99", "--ttft-ms @p99: it is milliseconds"),
         ("--rate 1 --isl 9 --osl 9 --ttft-ms -5", "is not a time above 0"),
         ("--rate 1 --isl 9 --osl 9 --ttft-ms 1000 --bin-minutes 5", "are for --traffic"),
         ("--rate 1 --isl 9 --osl 9 --ttft-ms 1000 --tp two", "--tp two: these are whole numbers"),

@@ -156,7 +156,7 @@ def search(
 
 
 def _goal(
-    thresholds: dict[str, float | None],
+    thresholds: dict[str, str | None],
     percentile: str,
     soft: bool,
     slo: Path | None,

@@ -29,7 +29,7 @@ from aicalib.plan.capacity.sustain import Sustained, at_rate, binding, holds, qu
 from aicalib.plan.figures import Number, figures_of
 from aicalib.plan.search.losers import spelled
 from aicalib.plan.search.space import Space
-from aicalib.plan.search.unmet import OPTIONS, NoRoom, Unmet
+from aicalib.plan.search.unmet import NoRoom, Unmet, proposed
 from aicalib.plan.tasks.task import Bound
 from aicalib.prediction import ORIGINS, predict_batch
 from aicalib.profiles.profile import Profile
@@ -314,7 +314,7 @@ class Sizing:
             f"{' and '.join(spelled(bound) for bound, _ in broken)} cannot be kept at any rate for "
             f"{demand.isl[place]:.0f} tokens in and {demand.osl[place]:.0f} out{when}: the nearest"
             f"{' at the pessimistic end' if self.robust else ''} is {nearest}, one request at a time ({start.words()})",
-            [f"{OPTIONS[bound.metric]} {_above(_MARGIN * each):g}" for bound, each in broken],
+            [proposed(bound, _above(_MARGIN * each), self.bounds) for bound, each in broken],
         )
 
 

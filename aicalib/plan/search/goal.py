@@ -22,6 +22,7 @@ tokens."""
 STEEPNESS: Final = 0.1
 """Relative excess over a weighted bound at which its penalty has grown by e, as the autotuner's own."""
 
+MEAN: Final = "mean"
 PERCENTILES: Final = ("p50", "p90", "p95", "p99")
 """What a bound may be about beside the mean."""
 
