@@ -451,15 +451,19 @@ def test_the_json_has_every_key_and_no_number_that_is_none(command):
 
 
 def test_each_bound_has_its_own_percentile_and_what_is_proposed_says_which(command):
-    asked = "plan --model llama-8b --rate 5 --isl 1000 --osl 200 --tp 1 --gemm auto --kv auto --json".split()
-    status, out, _ = command(*asked, "--ttft-ms", "900@p99", "--tpot-ms", "50", "--e2e-ms", "9000@mean", "--percentile", "p90")  # fmt: skip
+    def ask(words):
+        start = "plan --model llama-8b --rate 5 --isl 1000 --osl 200 --tp 1 --gemm auto --kv auto --json "
+        status, out, _ = command(*(start + words).split())
+        return status, json.loads(out)
+
+    status, found = ask("--ttft-ms 900@p99 --tpot-ms 50 --e2e-ms 9000@mean --percentile p90")
     assert status == 0
-    level = {each["metric"]: each["percentile"] for each in json.loads(out)["level"]}
+    level = {each["metric"]: each["percentile"] for each in found["level"]}
     assert level == {"ttft": "p99", "tpot": "p90", "latency": None}
-    status, out, _ = command(*asked, "--ttft-ms", "5@p99", "--tpot-ms", "1")
-    proposed = json.loads(out)["error"]["alternatives"]
+    status, refused = ask("--ttft-ms 5@p99 --tpot-ms 1")
+    proposed = refused["error"]["alternatives"]
     assert (status, [each.partition("@")[2] for each in proposed]) == (2, ["p99", "mean"])
-    assert command(*asked, *" ".join(proposed).split())[0] == 0
+    assert ask(" ".join(proposed))[0] == 0
 
 
 @pytest.mark.parametrize(
