@@ -111,7 +111,9 @@ def latencies(found: Sequence[Compared]) -> Iterator[tuple[object, ...]]:
 def saturated(found: Sequence[Compared]) -> Iterator[tuple[object, ...]]:
     """Yield the rows of the table of runs at rates that are predicted to be too high."""
     for source, engine in sorted({(each.source, each.engine) for each in found}):
-        part = [each for each in found if (each.source, each.engine) == (source, engine) and each.share >= 1.0]
+        part = [
+            each for each in found if (each.source, each.engine) == (source, engine) and each.share >= 1.0
+        ]
         if part:
             done = np.array([each.completed for each in part])
             yield source, engine, len(part), f"{np.median(done):.2f}", f"{done.min():.2f} to {done.max():.2f}"
@@ -122,7 +124,16 @@ def main() -> None:
     runs, known = open_runs()
     found = list(compared(runs))
     print(f"{known} published runs of an open load, {len(found)} of them with lengths of requests\n")
-    head = ("source", "engine", "share of the sustainable rate", "metric", "runs", "off by", "bias", "in the interval")
+    head = (
+        "source",
+        "engine",
+        "share of the sustainable rate",
+        "metric",
+        "runs",
+        "off by",
+        "bias",
+        "in the interval",
+    )
     print("\n".join(table(head, 4, latencies(found))), end="\n\n")
     head = ("source", "engine", "runs beyond it", "answered over sustainable (median)", "range")
     print("\n".join(table(head, 2, saturated(found))))

@@ -114,7 +114,8 @@ def search(
     """Find the best formats, widths and settings for a service level.
 
     Every configuration that an engine starts is predicted. What starts from the published checkpoint and what needs a
-    checkpoint of its own are ranked apart; a tie is where the best is better by less than its own interval.
+    checkpoint of its own are ranked apart; a tie is where the best is better by less than the interval
+    of the ratio of both.
     """
     from aicalib.plan.search.best import search as find
     from aicalib.plan.search.space import Sought

@@ -23,7 +23,7 @@ from aicalib.hardware import get_accelerator
 from aicalib.identify import untimed_cache
 from aicalib.plan.capacity.bins import Bins
 from aicalib.plan.capacity.demand import Demand
-from aicalib.plan.capacity.fleet import Fleet, Held, cost_of, draw_of, replicas_for
+from aicalib.plan.capacity.fleet import Fleet, Held, cost_of, draw_of, load_for, replicas_for
 from aicalib.plan.capacity.price import Prices, power_of
 from aicalib.plan.capacity.sustain import Sustained, at_rate, binding, holds, quiet
 from aicalib.plan.figures import Number, figures_of
@@ -190,9 +190,8 @@ class Sizing:
         if not kept.any():
             worst = int(np.isfinite(needed).sum(axis=0).argmin())
             raise self._out_of_reach(rows[~np.isfinite(needed[:, worst])], worst)
-        busiest = np.argsort(np.nan_to_num(-demand.requests_s / rate), axis=1)[
-            :, : min(BUSIEST, demand.busy.size)
-        ]
+        load = np.nan_to_num(load_for(demand.requests_s, self.spare, rate))
+        busiest = np.argsort(-load, axis=1)[:, : min(BUSIEST, demand.busy.size)]
         places = np.column_stack([np.tile(bins, (rows.size, 1)), busiest])
         ends = self.bins.sustained(rows, places, ("low", "high"))
         exact = replicas_for(demand.requests_s[places], self.spare, self.bins.size_by(ends))
@@ -224,11 +223,12 @@ class Sizing:
             What one replica takes in these.
         """
         demand, arrives = self.demand, self.demand.requests_s[places]
-        at = int((arrives / self.bins.size_by(ends)).argmax())
+        at = int(load_for(arrives, self.spare, self.bins.size_by(ends)).argmax())
         sized_by = int(places[at])
-        replicas = Number(*(
-            float(replicas_for(arrives, self.spare, per).max()) for per in (ends.rate, ends.high, ends.low)
-        ))  # fmt: skip
+        loads, replicas = (
+            Number(*(float(need(arrives, self.spare, per).max()) for per in (ends.rate, ends.high, ends.low)))
+            for need in (load_for, replicas_for)
+        )
         size = int(needed.max())
         start = self.space.start(int(self.batch.rows[row]))
         deployment = self.batch.deployment(row)
@@ -250,6 +250,7 @@ class Sizing:
         here = at_rate(asked, ends.rate[[at]], self.profile)
         binds = binding(asked, self.bounds, self.profile, ends.rate[[at]], ends.limit[[at]])[0]
         return Fleet(
+            row=row,
             words=start.words(),
             deployment={name: value for name, value in deployment.as_dict().items() if name != "notes"},
             launch=launch,
@@ -267,6 +268,7 @@ class Sizing:
             size=size,
             replicas=planned,
             gpus=gpus,
+            load=loads,
             needed=needed,
             utilisation=load / size,
             cost=cost,

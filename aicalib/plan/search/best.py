@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from aicalib.batch import Batch
 from aicalib.engines.launch import Launch, assemble
 from aicalib.errors import InvalidValue, RequestError, UnknownName
 from aicalib.hardware import get_accelerator
@@ -25,6 +26,7 @@ from aicalib.plan.search.losers import losers
 from aicalib.plan.search.space import STAGES, Sought, lay_out
 from aicalib.plan.search.unmet import no_room, unmet
 from aicalib.plan.search.why import reasons
+from aicalib.plan.ties import THROUGHPUT_LEVEL, common_errors, reach
 from aicalib.plan.workers import HERE, Where
 from aicalib.prediction import ORIGINS, Prediction, predict_batch
 from aicalib.profiles.profile import Profile, default_profile
@@ -176,14 +178,11 @@ class _Ranking:
         batch = self.evaluated.asked(shown)
         predictions = predict_batch(batch, self.profile)
         why = reasons(self.evaluated, shown, self.scores[self.rank_by], self.alive, self.profile)
-        best = [
-            *first[:1].repeat(first.size),
-            *second[:1].repeat(second.size),
-            *shown[:1].repeat(calibrated.size),
-        ]
+        leaders = np.repeat([0, first.size, 0], [first.size, second.size, calibrated.size])
+        ties = self._ties(batch, shown, leaders)
         choices = [
-            self._choice(int(row), at, predictions, int(leader), words)
-            for at, (row, leader, words) in enumerate(zip(shown, best, why, strict=True))
+            self._choice(int(row), at, predictions, bool(ties[at]), words)
+            for at, (row, words) in enumerate(zip(shown, why, strict=True))
         ]
         tried = np.bincount(self.space.stage, minlength=len(STAGES)) * len(self.space.concurrency)
         kept = ~self.needs if first.size else self.needs
@@ -276,7 +275,21 @@ class _Ranking:
             return False
         return True
 
-    def _choice(self, row: int, at: int, predictions: Prediction, best: int, why: str) -> Choice:
+    def _ties(self, batch: Batch, shown: Codes, leaders: Codes) -> Yes:
+        """Tell which of the shown configurations tie with another of them, the best of their group."""
+        base, low, high = (self.bases[end][shown] for end in ("value", "low", "high"))
+        metric = "ttft_ms" if self.goal.objective == "ttft" else THROUGHPUT_LEVEL
+        places = np.arange(shown.size)
+        common = common_errors(batch, self.profile, metric, leaders, places)
+        # Of an objective that grows the base is negative.
+        behind, worse, better = (
+            np.sign(base) * np.log(one / other)
+            for one, other in ((base, base[leaders]), (high[leaders], base[leaders]), (base, low))
+        )
+        tied: Yes = (behind <= sum(reach(worse, better, common))) & (places != leaders)
+        return tied
+
+    def _choice(self, row: int, at: int, predictions: Prediction, tie: bool, why: str) -> Choice:
         place = int(self.evaluated.starts[row])
         start, batch = self.space.start(place), predictions.batch
         size, count = start.layout.n_gpus, self.space.sought.count
@@ -295,7 +308,7 @@ class _Ranking:
             memory=_margin(predictions, at),
             launch=self.launches[place],
             needs=start.format.needs,
-            tie=row != best and bool(self.bases["value"][row] <= self.bases["high"][best]),
+            tie=tie,
             why=why,
             accuracy=published(deployment),
             row=at,
