@@ -1,13 +1,15 @@
-"""How far off are predictions under random arrivals? No open load was fitted: `make open-loads` holds them to all runs.
+"""How far off are predictions under random arrivals, which no fit has seen? `python -m benchmarks.open_loads`.
 
-Of the published runs with a request rate and lengths, each predicted by a profile that saw no run of its model family on
+All published runs with a request rate and lengths, each predicted by a profile that saw no run of its model family on
 its GPU. Prints the tables of `docs/plan.md`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -58,9 +60,10 @@ class Compared(NamedTuple):
 
 def open_runs() -> tuple[Runs, int]:
     """Return the published open-load runs that can be asked, and how many there are with those that cannot."""
-    found = [each for each in shipped_runs(MEASUREMENTS) if each.get("load") == "open"]
-    runs = without_ttft(as_runs(usable(found)[0]))
-    return runs.take(np.flatnonzero(runs.batch.load.kind == OPEN)), len(found)
+    lines = (MEASUREMENTS / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    published = sum(json.loads(line).get("load") == "open" for line in lines)
+    runs = without_ttft(as_runs(usable(shipped_runs(MEASUREMENTS))[0]))
+    return runs.take(np.flatnonzero(runs.batch.load.kind == OPEN)), published
 
 
 def compared(runs: Runs) -> Iterator[Compared]:
@@ -92,7 +95,7 @@ def compared(runs: Runs) -> Iterator[Compared]:
 def latencies(found: Sequence[Compared]) -> Iterator[tuple[object, ...]]:
     """Yield the rows of the table of latencies: off by (median), bias, and how many intervals hold, by load."""
     for source, engine in sorted({(each.source, each.engine) for each in found}):
-        for low, high in zip(SHARES[:-1], SHARES[1:], strict=True):
+        for low, high in pairwise(SHARES):
             part = [
                 each for each in found
                 if (each.source, each.engine) == (source, engine) and low <= each.share < high

@@ -1,8 +1,8 @@
-"""How often does a measured ratio of two choices lie in the interval that decides on ties? `python -m benchmarks.ties`.
+"""How often does a measured ratio lie in the interval that decides on ties? `python -m benchmarks.ties`.
 
-Pairs of configurations of one model and engine at one pair of lengths, as published, predicted by profiles that saw no run
-of their model family on their GPUs; how much of an error is common (`aicalib.plan.ties`) is what these profiles say. Prints
-the table of `docs/search.md`.
+Pairs of configurations of one model and engine at one pair of lengths, as published, predicted by profiles that saw no
+run of their model family on their GPUs; how much of an error is common (`aicalib.plan.ties`) is what these profiles
+say. Prints the table of `docs/search.md`.
 """
 
 from __future__ import annotations
@@ -155,7 +155,8 @@ def collected(runs: Runs) -> Pairs:
 
 def main() -> None:
     """Print the table."""
-    head = ("in common", "pairs", "groups", "width over that of one", "inside", "inside that of one", "inside both together")  # fmt: skip
+    head = ("in common", "pairs", "groups", "width over that of one",
+            "inside", "inside that of one", "inside both together")  # fmt: skip
     print("\n".join(table(head, 1, rows(collected(closed_runs(MEASUREMENTS))))))
 
 

@@ -6,8 +6,8 @@ together. With the logarithms of how much worse the best may be, q, and how much
 
     w = sqrt(q^2 + p^2 - 2 r q p)
 
-to the other's side, with r the correlation of the errors (Zou and Donner, "Construction of confidence limits about effect
-measures", Statistics in Medicine 27, 2008, equation 3, with correlated estimates). A tie is where log(x_o / x_b) <= w.
+to the other's side, with r the correlation of the errors (Zou and Donner, "Construction of confidence limits about
+effect measures", Statistics in Medicine 27, 2008, for correlated estimates). A tie is where log(x_o / x_b) <= w.
 `docs/search.md` has how often measured ratios lie in these intervals.
 """
 
@@ -68,8 +68,8 @@ def common_errors(batch: Batch, profile: Profile, metric: str, first: Codes, sec
     batch : Batch
         Questions.
     profile : Profile
-        Its `spreads` say how much of an error is of the group (engine, model family, GPU), of formats, engine version and
-        widths in it: what two questions have in common of these, neither of which measured runs know already.
+        Its `spreads` say how much of an error is of the group (engine, model family, GPU), of formats, engine version
+        and widths in it. Common is what two questions share of these, beyond what measured runs have told already.
     metric : {"ttft_ms", "tpot_ms"}
     first, second : ndarray of int, shape (n,)
         Rows of the batch.
