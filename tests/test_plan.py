@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,10 +192,13 @@ def test_where_runs_were_slower_than_the_physics_less_of_its_limit_is_used():
         "model": ["deepseek-r1"], "gpu": ["h200-sxm"], "tp": [8], "engine": ["vllm"], "isl": [1024], "osl": [1024],
         "request_rate": [1.0],
     })  # fmt: skip
-    found = sustained(batch, [bound("ttft", 60000)], default_profile(), ())
-    slower = np.exp(quiet(batch, default_profile()).levels.log["tpot_ms"])
+    profile, level = default_profile(), [bound("ttft", 60000)]
+    found = sustained(batch, level, profile, ())
+    physics = sustained(batch, level, replace(profile, levels={}, fitted={}), ())
+    slower = np.exp(quiet(batch, profile).levels.log["tpot_ms"])
     assert slower[0] > 1.2
-    assert 0.9 * found.limit < found.rate * slower <= found.limit
+    assert found.limit * slower == pytest.approx(physics.limit)
+    assert 0.9 * found.limit < found.rate <= found.limit
 
 
 def test_the_planned_fleet_keeps_its_level_as_predict_has_it(day, capsys):
