@@ -337,7 +337,9 @@ def paced(load: Load, tpot: Array) -> Load:
     """
     if load.request_rate is None:
         return load
-    return replace(load, request_rate=np.where(load.kind == OPEN, load.request_rate * tpot, load.request_rate))
+    return replace(
+        load, request_rate=np.where(load.kind == OPEN, load.request_rate * tpot, load.request_rate)
+    )
 
 
 def levelled(service: Service, load: Load, ttft: Array, tpot: Array) -> Service:

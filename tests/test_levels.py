@@ -243,7 +243,12 @@ def test_an_engine_of_another_pace_is_the_predicted_one_on_another_clock(factor)
     np.testing.assert_array_equal(found.overloaded, other.overloaded)
     np.testing.assert_array_equal(found.overloaded, rates >= found.service.sustainable_s)
     np.testing.assert_allclose(found.service.sustainable_s, other.service.sustainable_s / factor)
-    for metric, ratio in (("ttft_ms", factor), ("tpot_ms", factor), ("e2e_ms", factor), ("requests_s", 1 / factor)):
+    for metric, ratio in (
+        ("ttft_ms", factor),
+        ("tpot_ms", factor),
+        ("e2e_ms", factor),
+        ("requests_s", 1 / factor),
+    ):
         np.testing.assert_allclose(found.mean[metric].value, ratio * other.mean[metric].value)
     np.testing.assert_allclose(found.service.running, other.service.running)
 
