@@ -325,8 +325,8 @@ def _minor(who: Identity) -> str:
 def paced(load: Load, tpot: Array) -> Load:
     """Return loads whose arrivals come as much faster as tokens take longer.
 
-    An engine whose tokens take f times as long is at a rate r as full as the predicted one at f r: what the physics says
-    of that rate, in f times the time, is `levelled`.
+    An engine whose tokens take f times as long is at a rate r as full as the predicted one at f r. What the physics
+    says of that rate is brought to f times the time by `levelled`.
 
     Parameters
     ----------
