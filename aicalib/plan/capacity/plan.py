@@ -262,9 +262,7 @@ def _notes(demand: Demand, prices: Prices | None, space: Space, best: Fleet) -> 
             "no prices: compared by the number of GPUs; --prices takes a file of yours, or 'example'"
         )
     elif prices.example:
-        notes.append(
-            f"prices in {prices.currency} are an EXAMPLE of {prices.date}, no offer: give your own ({prices.source})"
-        )
+        notes.append(prices.warning)
     if not best.published:
         notes.append(
             "the first fleet's formats are not the published ones: whether its answers are good enough is not asked"

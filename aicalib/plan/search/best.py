@@ -99,12 +99,16 @@ def _check(sought: Sought, goal: Goal, top: int, limit: int | None) -> None:
     for each in goal.bounds:
         if not (np.isfinite(each.threshold_s) and each.threshold_s > 0.0):
             raise InvalidValue(f"{each.metric} bound of {1e3 * each.threshold_s:g} ms is not a time above 0")
-    for gpu, price in goal.prices.items():
-        if not (np.isfinite(price) and price > 0.0):
-            raise InvalidValue(f"price of {gpu} is {price:g}, not a number above 0")
-    missing = [gpu for gpu in sought.gpus if gpu not in goal.prices]
-    if goal.objective == "cost" and missing:
-        raise InvalidValue(f"objective cost needs a price for {', '.join(missing)}", ["--prices FILE"])
+    if goal.objective == "cost" and goal.prices is None:
+        raise InvalidValue(
+            f"objective cost needs a price for {', '.join(sought.gpus)}",
+            ["--prices FILE.toml", "--prices example"],
+        )
+    for gpu in sought.gpus if goal.prices is not None else ():
+        if goal.prices.of(get_accelerator(gpu)).per_hour <= 0.0:
+            raise InvalidValue(
+                f"{goal.prices.path}: the price of {gpu} is 0; what costs nothing is not compared"
+            )
 
 
 class _Ranking:
@@ -128,9 +132,11 @@ class _Ranking:
         self.needs: Yes = table[places[:, 0], places[:, 1]]
 
     def _prices(self) -> Array | None:
-        if not self.goal.prices:
+        given = self.goal.prices
+        if given is None:
             return None
-        prices = np.array([self.goal.prices.get(offer.formats.gpu, np.nan) for offer in self.space.offers])
+        gpus = [get_accelerator(offer.formats.gpu) for offer in self.space.offers]
+        prices = np.array([given.of(gpu).per_hour for gpu in gpus])
         found: Array = prices[self.space.places[self.evaluated.starts, 0]]
         return found
 
@@ -211,6 +217,9 @@ class _Ranking:
         whole, tried = sum(self.space.sizes), self.space.stage.size * len(self.space.concurrency)
         if tried < whole:
             notes.append(f"{tried} of {whole} configurations were tried, the most important first")
+        prices = self.goal.prices
+        if prices is not None and prices.example:
+            notes.append(prices.warning)
         sought, gpus = self.space.sought, [get_accelerator(gpu) for gpu in self.space.sought.gpus]
         if sought.separate and any(gpu.link_bytes_s for gpu in gpus):
             notes.append(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from aicalib.plan.tasks.task import Bound
+
+if TYPE_CHECKING:
+    from aicalib.plan.capacity.price import Prices
 
 OBJECTIVES: Final[Mapping[str, str]] = {
     "throughput": "maximize_throughput",
@@ -40,15 +43,15 @@ class Goal:
     steepness : float
     robust : bool
         Rank, and hold the service level, by the pessimistic end of intervals.
-    prices : mapping of str to float
-        Kind of GPU, as named in `Sought.gpus` -> price of one for an hour.
+    prices : Prices, optional
+        `aicalib.plan.capacity.price.load_prices`; of every kind of GPU that is tried.
     """
 
     objective: str = "throughput"
     bounds: tuple[Bound, ...] = ()
     steepness: float = STEEPNESS
     robust: bool = False
-    prices: Mapping[str, float] = field(default_factory=dict)
+    prices: Prices | None = None
 
 
 def bound(metric: str, threshold_ms: float, percentile: str | None = None, hard: bool = True) -> Bound:
