@@ -99,16 +99,17 @@ def _check(sought: Sought, goal: Goal, top: int, limit: int | None) -> None:
     for each in goal.bounds:
         if not (np.isfinite(each.threshold_s) and each.threshold_s > 0.0):
             raise InvalidValue(f"{each.metric} bound of {1e3 * each.threshold_s:g} ms is not a time above 0")
-    if goal.objective == "cost" and goal.prices is None:
-        raise InvalidValue(
-            f"objective cost needs a price for {', '.join(sought.gpus)}",
-            ["--prices FILE.toml", "--prices example"],
-        )
-    for gpu in sought.gpus if goal.prices is not None else ():
-        if goal.prices.of(get_accelerator(gpu)).per_hour <= 0.0:
+    prices = goal.prices
+    if prices is None:
+        if goal.objective == "cost":
             raise InvalidValue(
-                f"{goal.prices.path}: the price of {gpu} is 0; what costs nothing is not compared"
+                f"objective cost needs a price for {', '.join(sought.gpus)}",
+                ["--prices FILE.toml", "--prices example"],
             )
+        return
+    for gpu in sought.gpus:
+        if prices.of(get_accelerator(gpu)).per_hour <= 0.0:
+            raise InvalidValue(f"{prices.path}: the price of {gpu} is 0; what costs nothing is not compared")
 
 
 class _Ranking:
