@@ -124,9 +124,10 @@ def plan(
         )
     if plot is not None:
         from aicalib.cli.output import finite
-        from aicalib.report.pictures.day import draw
+        from aicalib.report.pictures.day import picture
+        from aicalib.report.pictures.style import save
 
-        draw(finite(found.as_dict()), plot)
+        save(picture(finite(found.as_dict())), plot)
     if json:
         print_json(found.as_dict())
     else:

@@ -120,7 +120,7 @@ def search(
     from aicalib.plan.search.space import Sought
     from aicalib.plan.workers import Where
     from aicalib.report.pictures import front
-    from aicalib.report.pictures.style import picture_file
+    from aicalib.report.pictures.style import picture_file, save
 
     where = Where(jobs, scheduler)
     if plot is not None:
@@ -148,7 +148,7 @@ def search(
     with progress("search", None) as tick:
         found = find(sought, goal, used, top, limit or None, tick, where)
     if plot is not None:
-        front.draw(found.as_dict(), plot)
+        save(front.picture(found.as_dict()), plot)
     if json:
         print_json(found.as_dict())
     else:
