@@ -143,8 +143,8 @@ class Fleet:
         Replicas that are planned for: `replicas.value`, or its high end where asked to be robust.
     replicas, gpus : Number
         The low end is what the favorable ends of the intervals need, infinite where no rate holds.
-    load : Number
-        Replicas before they are rounded up, with the ends of `replicas`.
+    load : float
+        `size` before it was rounded up.
     needed : ndarray, shape (b,)
         Replicas that each bin needs.
     utilisation : ndarray, shape (b,)
@@ -175,7 +175,7 @@ class Fleet:
     size: int
     replicas: Number
     gpus: Number
-    load: Number
+    load: float
     needed: Array
     utilisation: Array
     cost: Cost | None
@@ -189,7 +189,7 @@ class Fleet:
 
     def price_at(self, slower: float) -> float:
         """Return what it would cost if a replica took that much less, as a logarithm of the rate."""
-        replicas = np.maximum(np.ceil(self.load.value * np.exp(slower) - _ROUNDING), 1.0)
+        replicas = np.maximum(np.ceil(self.load * np.exp(slower) - _ROUNDING), 1.0)
         return float(self.price.value / self.size * replicas)
 
     @property

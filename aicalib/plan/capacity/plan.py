@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 MOST_STARTS: Final = 4000
 """Starts that are compared, in the order in which a search tries them."""
 
+BARELY: Final = 0.1
+"""Utilisation below which a note says that a fleet is sized by a level that it can hardly keep."""
+
 _OWN: Final[Mapping[str, tuple[Any, ...]]] = {
     "pp": (1,),
     "concurrency": (1,),
@@ -240,10 +243,9 @@ def _ranked(fleets: Sequence[Fleet], batch: Batch, profile: Profile) -> tuple[Fl
     best = [first[each.needs is None] for each in order]
     rows = np.array([[each.row for each in fleets] for fleets in (best, order)])
     common = common_errors(batch, profile, THROUGHPUT_LEVEL, *rows)
-    worse, better = (
-        np.log([each.load.high / each.load.value for each in best]),
-        np.log([each.load.value / each.load.low for each in order]),
-    )
+    with np.errstate(divide="ignore"):  # a low end of no rate at all
+        worse = -np.log([each.rate.low / each.rate.value for each in best])
+        better = np.log([each.rate.high / each.rate.value for each in order])
     ends = zip(*reach(worse, better, common), strict=True)
     return tuple(
         replace(each, tie=each is not other and each.price_at(-up) <= other.price_at(down))
@@ -263,6 +265,11 @@ def _notes(demand: Demand, prices: Prices | None, space: Space, best: Fleet) -> 
         )
     elif prices.example:
         notes.append(prices.warning)
+    if best.size > 1 and best.peak_utilisation < BARELY:
+        notes.append(
+            f"{best.binds} is barely reached: the fleet is never loaded beyond {100 * best.peak_utilisation:.2g} % "
+            "of what it sustains at all; a looser bound needs far fewer GPUs"
+        )
     if not best.published:
         notes.append(
             "the first fleet's formats are not the published ones: whether its answers are good enough is not asked"

@@ -223,12 +223,12 @@ class Sizing:
             What one replica takes in these.
         """
         demand, arrives = self.demand, self.demand.requests_s[places]
-        at = int(load_for(arrives, self.spare, self.bins.size_by(ends)).argmax())
+        loads = load_for(arrives, self.spare, self.bins.size_by(ends))
+        at = int(loads.argmax())
         sized_by = int(places[at])
-        loads, replicas = (
-            Number(*(float(need(arrives, self.spare, per).max()) for per in (ends.rate, ends.high, ends.low)))
-            for need in (load_for, replicas_for)
-        )
+        replicas = Number(*(
+            float(replicas_for(arrives, self.spare, per).max()) for per in (ends.rate, ends.high, ends.low)
+        ))  # fmt: skip
         size = int(needed.max())
         start = self.space.start(int(self.batch.rows[row]))
         deployment = self.batch.deployment(row)
@@ -268,7 +268,7 @@ class Sizing:
             size=size,
             replicas=planned,
             gpus=gpus,
-            load=loads,
+            load=float(loads[at]),
             needed=needed,
             utilisation=load / size,
             cost=cost,

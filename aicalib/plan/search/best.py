@@ -287,14 +287,14 @@ class _Ranking:
 
     def _ties(self, batch: Batch, shown: Codes, leaders: Codes) -> Yes:
         """Tell which of the shown configurations tie with another of them, the best of their group."""
-        base, low, high = (self.bases[end][shown] for end in ("value", "low", "high"))
+        base, low, high, ranked = (self.bases[end][shown] for end in ("value", "low", "high", self.rank_by))
         metric = "ttft_ms" if self.goal.objective == "ttft" else THROUGHPUT_LEVEL
         places = np.arange(shown.size)
         common = common_errors(batch, self.profile, metric, leaders, places)
         # Of an objective that grows the base is negative.
         behind, worse, better = (
             np.sign(base) * np.log(one / other)
-            for one, other in ((base, base[leaders]), (high[leaders], base[leaders]), (base, low))
+            for one, other in ((ranked, ranked[leaders]), (high[leaders], base[leaders]), (base, low))
         )
         tied: Yes = (behind <= sum(reach(worse, better, common))) & (places != leaders)
         return tied
