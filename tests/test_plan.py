@@ -359,6 +359,18 @@ def test_tables_have_a_row_a_fleet_and_a_row_a_bin(day):
 # What cannot be
 
 
+@pytest.mark.parametrize(("ttft_ms", "said"), [(60, True), (2000, False)])
+def test_a_level_that_is_barely_reached_is_said_to_be(ttft_ms, said):
+    found = small(steady(20, 2000, 300), [bound("ttft", ttft_ms, "p99"), bound("tpot", 40)])
+    assert any(f"TTFT p99 of {ttft_ms} ms is barely reached" in note for note in found.notes) == said
+
+
+def test_fleets_under_which_some_formats_serve_nothing_divide_by_nothing():
+    level = [bound("ttft", 2000, "p99"), bound("tpot", 50)]
+    found = plan("llama-8b", ["l40"], read_traffic(ROOT / "examples" / "traffic_day.csv"), level)
+    assert all(np.isfinite(fleet.load) for fleet in found.fleets)
+
+
 def test_an_impossible_level_names_the_bound_and_the_nearest_that_works():
     demand = steady(20, 2000, 300)
     with pytest.raises(

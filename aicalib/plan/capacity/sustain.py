@@ -1,8 +1,8 @@
 """How many requests a second one replica takes under open arrivals before a bound of the service level fails.
 
 The rate is sought between none and what the engine can sustain at all, for all rows of a batch at once: in even
-steps up to the first that fails a bound, then in even parts of that step. Latencies grow with the rate, but for a few
-percent and close to the sustainable rate, where the batch is full; a rate beyond the first failure is never taken.
+steps up to the first that fails a bound, then in even parts of that step. Latencies grow with the rate, but for some
+tenths of a percent close to the sustainable rate; a rate beyond the first failure is never taken.
 """
 
 from __future__ import annotations
