@@ -8,6 +8,7 @@ concurrency). A key is the path down to a place, in words: "sglang deepseek-v3 h
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -321,31 +322,50 @@ def _minor(who: Identity) -> str:
     return ".".join(map(str, numbers[: MINOR_PARTS[who.engine]]))
 
 
+def paced(load: Load, tpot: Array) -> Load:
+    """Return loads whose arrivals come as much faster as tokens take longer.
+
+    An engine whose tokens take f times as long is at a rate r as full as the predicted one at f r. What the physics
+    says of that rate is brought to f times the time by `levelled`.
+
+    Parameters
+    ----------
+    load : Load
+        n rows.
+    tpot : ndarray, shape (n,)
+        Factors on TPOT.
+    """
+    if load.request_rate is None:
+        return load
+    return replace(
+        load, request_rate=np.where(load.kind == OPEN, load.request_rate * tpot, load.request_rate)
+    )
+
+
 def levelled(service: Service, load: Load, ttft: Array, tpot: Array) -> Service:
     """Return a service whose TTFT and TPOT are multiplied, and all that follows from them with it.
 
     Parameters
     ----------
     service : Service
-        n rows.
+        n rows; of open loads under arrivals as `paced`.
     load : Load
-        n rows.
+        n rows, as they are asked about.
     ttft, tpot : ndarray, shape (n,)
         Factors.
 
     Notes
     -----
     End to end is TTFT + the answer's time, which scales as TPOT does. A closed loop, a burst or a static batch yields
-    as much less as a request takes longer (Little's law); an open one yields what arrives, and only its end comes
-    later. `sustainable_s` stays as the physics has it.
+    as much less as a request takes longer (Little's law). An open one yields what arrives until its end comes, and
+    sustains as much less as a token takes longer.
     """
     ends = {
         name: getattr(service, f"ttft_{name}_s") * ttft
         + (getattr(service, f"e2e_{name}_s") - getattr(service, f"ttft_{name}_s")) * tpot
         for name in ("mean", "median")
     }
-    is_open = load.kind == OPEN
-    later_s = (ends["mean"] - service.e2e_mean_s) / load.num_prompts
+    is_open, end_s = load.kind == OPEN, service.e2e_mean_s / load.num_prompts
     spread = service.spread
     first = {
         name: getattr(spread, name) * ttft
@@ -359,9 +379,9 @@ def levelled(service: Service, load: Load, ttft: Array, tpot: Array) -> Service:
         e2e_median_s=ends["median"],
         requests_s=np.where(
             is_open,
-            1.0 / (1.0 / service.requests_s + later_s),
+            1.0 / ((1.0 / service.requests_s - end_s) * tpot + ends["mean"] / load.num_prompts),
             service.requests_s * service.e2e_mean_s / ends["mean"],
         ),
-        running=np.where(is_open, service.running * tpot, service.running),
+        sustainable_s=service.sustainable_s / tpot,
         spread=spread._replace(**first, tpot_deviation_s=spread.tpot_deviation_s * tpot),
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aicalib.batch import Batch
 from aicalib.deployment import Deployment, Workload
 from aicalib.identify import KERNEL_ORIGINS, untimed_cache
-from aicalib.nearness import LEVELED, NEARNESS, Levels, levelled, nearness, nodes_of
+from aicalib.nearness import LEVELED, NEARNESS, Levels, levelled, nearness, nodes_of, paced
 from aicalib.physics.memory import Memory, largest_concurrency
 from aicalib.profiles.coefficients import FORMAT_CLASSES
 from aicalib.profiles.profile import Profile, default_profile
@@ -259,13 +259,17 @@ def predict_batch(batch: Batch, profile: Profile) -> Prediction:
     load = batch.load
     held, answered = memory_of(batch)
     server = servers(batch, profile.values, recent_tables(batch, profile), held=held)
-    service = serve(server, load, np.where(answered, capacity(batch, held), load.isl + load.osl))
+    levels = nodes_of(profile).find(batch) if profile.levels else None
+    factors = None
+    if levels is not None and (levels.node >= 0).any():
+        factors = {metric: np.exp(levels.log[metric]) for metric in LEVELED}
+    asked = load if factors is None else paced(load, factors["tpot_ms"])
+    service = serve(server, asked, np.where(answered, capacity(batch, held), load.isl + load.osl))
     if not answered.all():
         service = service.each(lambda values: np.where(answered, values, np.nan))
     overloaded = answered & (np.isfinite(service.sustainable_s) & np.isnan(service.ttft_mean_s))
-    levels = nodes_of(profile).find(batch) if profile.levels else None
-    if levels is not None and (levels.node >= 0).any():
-        service = levelled(service, load, *(np.exp(levels.log[metric]) for metric in LEVELED))
+    if factors is not None:
+        service = levelled(service, load, *factors.values())
     output = service.requests_s * load.osl
     mean = {
         "ttft_ms": 1e3 * service.ttft_mean_s,

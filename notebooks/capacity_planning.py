@@ -65,10 +65,8 @@ print(
 #
 # ```
 # aicalib plan --model llama-70b --gpu h100-sxm,h200-sxm,b200-sxm,a100-sxm-80gb --traffic examples/traffic_day.csv \
-#     --ttft-ms 2000 --tpot-ms 50 --spare 0.2 --prices example
+#     --ttft-ms 2000@p99 --tpot-ms 50 --spare 0.2 --prices example
 # ```
-#
-# There one `--percentile` holds for all bounds; from Python each bound has its own.
 
 # %%
 found = plan(model, gpus, traffic, level, spare=spare, prices=prices, only=formats)

@@ -57,7 +57,7 @@ found, refused = {}, {}
 for model in models:
     for gpu in gpus:
         sought = Sought(model, (gpu,), count, isl, osl, only=only, separate=False)
-        goal = Goal("cost", level, prices={gpu: prices.of(get_accelerator(gpu)).per_hour})
+        goal = Goal("cost", level, prices=prices)
         try:
             found[model, gpu] = search(sought, goal, limit=20_000)
         except RequestError as error:

@@ -230,6 +230,29 @@ def test_levels_carry_through_to_end_to_end_and_throughput(published):
     np.testing.assert_allclose(flight, before.mean["requests_s"].value * before.mean["e2e_ms"].value)
 
 
+@pytest.mark.parametrize("factor", [0.7, 1.6])
+def test_an_engine_of_another_pace_is_the_predicted_one_on_another_clock(factor):
+    rates = np.linspace(0.2, 40.0, 25)
+    asked = {"model": ["llama-8b"] * 25, "gpu": ["h100-sxm"] * 25, "isl": [1500.0] * 25, "osl": [300.0] * 25}
+    slow, plain = (resolve(asked | {"request_rate": each}) for each in (rates, rates * factor))
+    group = curve_keys(slow)[0].split(DEPTH_MARK)[0]
+    levels = {metric: {group: (np.log(factor), 1)} for metric in ("ttft_ms", "tpot_ms")}
+    found = predict_batch(slow, dataclasses.replace(uncalibrated(), levels=levels))
+    other = predict_batch(plain, uncalibrated())
+    assert set(found.overloaded) == {True, False}
+    np.testing.assert_array_equal(found.overloaded, other.overloaded)
+    np.testing.assert_array_equal(found.overloaded, rates >= found.service.sustainable_s)
+    np.testing.assert_allclose(found.service.sustainable_s, other.service.sustainable_s / factor)
+    for metric, ratio in (
+        ("ttft_ms", factor),
+        ("tpot_ms", factor),
+        ("e2e_ms", factor),
+        ("requests_s", 1 / factor),
+    ):
+        np.testing.assert_allclose(found.mean[metric].value, ratio * other.mean[metric].value)
+    np.testing.assert_allclose(found.service.running, other.service.running)
+
+
 def test_levels_of_other_groups_leave_a_left_out_group_as_it_is(published):
     runs = some_runs(published)
     fold = folds(SPLITS["group"](runs), 4)

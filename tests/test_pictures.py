@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.text import Text
 
@@ -242,9 +242,10 @@ def test_a_front_is_drawn_where_its_points_are():
     ]  # fmt: skip
     assert [each.get_markerfacecolor() == "white" for each in marks] == [True] + [False] * 5
     said = {each.get_text() for each in texts(figure)}
-    # The first two lie together and share a ring.
+    # The first two lie together, and each has its own label.
     assert {
-        "1, 2",
+        "1",
+        "2",
         "3",
         "misses the service level",
         "90 % intervals of both",
@@ -291,9 +292,40 @@ def test_search_draws_what_it_prints(capsys, tmp_path):
 
 
 def test_a_search_is_drawn(tmp_path):
-    assert front.draw(SEARCH, tmp_path / "front.svg").read_text().count("<text") > 10
+    assert save(front.picture(SEARCH), tmp_path / "front.svg").read_text().count("<text") > 10
     with pytest.raises(InvalidValue, match="must end in"):
-        front.draw(SEARCH, tmp_path / "front.pdf")
+        save(front.picture(SEARCH), tmp_path / "front.pdf")
+
+
+def labels_of(figure):
+    """Return the boxes of the labels of choices by their words."""
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    found = {each.get_text(): each for each in figure.axes[0].texts}
+    return {mark: Text.get_window_extent(each, renderer) for mark, each in found.items()}
+
+
+@given(places=st.lists(st.tuples(st.floats(1, 209), st.floats(1, 1290)), min_size=4, max_size=4))
+@settings(max_examples=6)
+def test_each_choice_has_a_label_of_its_own_that_lies_over_no_other(places):
+    spots = [a_point(*each) for each in places]
+    found = SEARCH | {
+        "best": [a_choice(each) for each in spots[:3]],
+        "best_calibrated": a_choice(spots[3]) | {"replicas": 2},
+    }
+    figure = front.picture(found)
+    boxes = labels_of(figure)
+    assert set(boxes) == {"1", "2", "3", "C"}
+    assert not any(one.overlaps(other) for one, other in combinations(boxes.values(), 2))
+    check_words(figure)
+
+
+def test_the_best_that_is_calibrated_is_marked_once():
+    beside = front.named(SEARCH | {"best_calibrated": a_choice(POINTS[2], tie=True) | {"replicas": 2}})
+    assert [each.mark for each in beside] == ["1", "2", "3", "C"]
+    assert beside[-1].words.endswith("(a tie, best that is calibrated)")
+    among = front.named(SEARCH | {"best_calibrated": SEARCH["best"][2]})
+    assert len(among) == 3
 
 
 # residuals

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,10 +192,13 @@ def test_where_runs_were_slower_than_the_physics_less_of_its_limit_is_used():
         "model": ["deepseek-r1"], "gpu": ["h200-sxm"], "tp": [8], "engine": ["vllm"], "isl": [1024], "osl": [1024],
         "request_rate": [1.0],
     })  # fmt: skip
-    found = sustained(batch, [bound("ttft", 60000)], default_profile(), ())
-    slower = np.exp(quiet(batch, default_profile()).levels.log["tpot_ms"])
+    profile, level = default_profile(), [bound("ttft", 60000)]
+    found = sustained(batch, level, profile, ())
+    physics = sustained(batch, level, replace(profile, levels={}, fitted={}), ())
+    slower = np.exp(quiet(batch, profile).levels.log["tpot_ms"])
     assert slower[0] > 1.2
-    assert 0.9 * found.limit < found.rate * slower <= found.limit
+    assert found.limit * slower == pytest.approx(physics.limit)
+    assert 0.9 * found.limit < found.rate <= found.limit
 
 
 def test_the_planned_fleet_keeps_its_level_as_predict_has_it(day, capsys):
@@ -355,18 +359,30 @@ def test_tables_have_a_row_a_fleet_and_a_row_a_bin(day):
 # What cannot be
 
 
+@pytest.mark.parametrize(("ttft_ms", "said"), [(60, True), (2000, False)])
+def test_a_level_that_is_barely_reached_is_said_to_be(ttft_ms, said):
+    found = small(steady(20, 2000, 300), [bound("ttft", ttft_ms, "p99"), bound("tpot", 40)])
+    assert any(f"TTFT p99 of {ttft_ms} ms is barely reached" in note for note in found.notes) == said
+
+
+def test_fleets_under_which_some_formats_serve_nothing_divide_by_nothing():
+    level = [bound("ttft", 2000, "p99"), bound("tpot", 50)]
+    found = plan("llama-8b", ["l40"], read_traffic(ROOT / "examples" / "traffic_day.csv"), level)
+    assert all(np.isfinite(fleet.load) for fleet in found.fleets)
+
+
 def test_an_impossible_level_names_the_bound_and_the_nearest_that_works():
     demand = steady(20, 2000, 300)
     with pytest.raises(
         Unmet, match=r"TTFT p99 of 5 ms cannot be kept at any rate .* the nearest is"
     ) as refused:
         small(demand, [bound("ttft", 5, "p99"), bound("tpot", 40)])
-    option, value = refused.value.alternatives[0].split()
+    option, value = refused.value.alternatives[0].removesuffix("@p99").split()
     assert option == "--ttft-ms"
     assert small(demand, [bound("ttft", float(value), "p99"), bound("tpot", 40)]).best.size >= 1
     with pytest.raises(Unmet, match=r"TPOT of 1 ms cannot be kept") as refused:
         small(demand, [bound("ttft", 2000), bound("tpot", 1)])
-    option, value = refused.value.alternatives[0].split()
+    option, value = refused.value.alternatives[0].removesuffix("@p99").split()
     assert small(demand, [bound("ttft", 2000), bound("tpot", float(value))]).best.size >= 1
 
 
@@ -399,8 +415,8 @@ GOLDENS = {
     "help-plan": "plan --help",
     "plan-rate": "plan --gpu h100-sxm,h200-sxm --rate 12 --isl 2000 --osl 400 --ttft-ms 2000 --tpot-ms 50 "
     "--gemm fp8,bfloat16 --kv auto --prices example",
-    "plan-traffic": "plan --model llama-8b --gpu l40,h100-sxm --traffic examples/traffic_day.csv --ttft-ms 2000 "
-    "--percentile p99 --gemm auto,fp8 --kv auto --prices example",
+    "plan-traffic": "plan --model llama-8b --gpu l40,h100-sxm --traffic examples/traffic_day.csv --ttft-ms 2000@p99 "
+    "--gemm auto,fp8 --kv auto --prices example",
 }
 
 
@@ -450,6 +466,22 @@ def test_the_json_has_every_key_and_no_number_that_is_none(command):
         assert fleet["cost"]["per_hour"]["low"] <= fleet["cost"]["per_hour"]["high"]
 
 
+def test_each_bound_has_its_own_percentile_and_what_is_proposed_says_which(command):
+    def ask(words):
+        start = "plan --model llama-8b --rate 5 --isl 1000 --osl 200 --tp 1 --gemm auto --kv auto --json "
+        status, out, _ = command(*(start + words).split())
+        return status, json.loads(out)
+
+    status, found = ask("--ttft-ms 900@p99 --tpot-ms 50 --e2e-ms 9000@mean --percentile p90")
+    assert status == 0
+    level = {each["metric"]: each["percentile"] for each in found["level"]}
+    assert level == {"ttft": "p99", "tpot": "p90", "latency": None}
+    status, refused = ask("--ttft-ms 5@p99 --tpot-ms 1")
+    proposed = refused["error"]["alternatives"]
+    assert (status, [each.partition("@")[2] for each in proposed]) == (2, ["p99", "mean"])
+    assert ask(" ".join(proposed))[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -461,6 +493,9 @@ def test_the_json_has_every_key_and_no_number_that_is_none(command):
         ("--rate 0 --isl 9 --osl 9 --ttft-ms 1000", "there is no traffic to plan for"),
         ("--rate 1 --isl 9 --osl 9", "bounds neither TTFT nor end-to-end"),
         ("--rate 1 --isl 9 --osl 9 --ttft-ms 1000 --percentile p42", "unknown percentile 'p42'"),
+        ("--rate 1 --isl 9 --osl 9 --ttft-ms 1000@p42", "unknown percentile 'p42'"),
+        ("--rate 1 --isl 9 --osl 9 --ttft-ms 1s", "--ttft-ms 1s: it is milliseconds"),
+        ("--rate 1 --isl 9 --osl 9 --ttft-ms @p99", "--ttft-ms @p99: it is milliseconds"),
         ("--rate 1 --isl 9 --osl 9 --ttft-ms -5", "is not a time above 0"),
         ("--rate 1 --isl 9 --osl 9 --ttft-ms 1000 --bin-minutes 5", "are for --traffic"),
         ("--rate 1 --isl 9 --osl 9 --ttft-ms 1000 --tp two", "--tp two: these are whole numbers"),

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from aicalib.engines.launch import assemble
 from aicalib.engines.request import request_of
-from aicalib.errors import InvalidValue, RequestError, UnknownName
+from aicalib.errors import InvalidValue, RequestError, UnknownName, fold
 from aicalib.hardware import get_accelerator
 from aicalib.models import get_architecture
 from aicalib.physics.tables import tabulate_kernels
+from aicalib.plan.capacity.price import Prices, Rate, load_prices
 from aicalib.plan.chance import chances
 from aicalib.plan.search.accuracy import table
 from aicalib.plan.search.best import OBJECTIVES, Goal, bound, search
@@ -53,6 +54,12 @@ def found(sought: str = "small", **goal: Any) -> Found:
     return search(
         {"small": SMALL, "experts": EXPERTS}[sought], Goal(bounds=bounds, **goal), limit=None, top=100
     )
+
+
+def priced(per_hour: dict[str, float]) -> Prices:
+    """Return prices of some GPUs."""
+    gpus = {fold(name): Rate(price, None, None) for name, price in per_hour.items()}
+    return replace(load_prices("example"), gpus=gpus, names=tuple(per_hour))
 
 
 def one_by_one(sought: Sought, tpot_ms: float) -> list[tuple[float, dict[str, Any]]]:
@@ -188,12 +195,17 @@ def test_two_groups_and_each_start_is_what_launch_says() -> None:
         assert each.launch == assemble(request_of(options))
 
 
-def test_a_tie_is_what_the_best_beats_by_less_than_its_interval() -> None:
+def test_a_tie_is_what_the_best_beats_by_less_than_the_interval_of_their_ratio() -> None:
     outcome = found()
     best = outcome.at_once[0].figures["output_tok_s_per_gpu"]
     assert not outcome.at_once[0].tie
     for each in outcome.at_once[1:]:
-        assert each.tie == (each.figures["output_tok_s_per_gpu"].value >= best.low)
+        other = each.figures["output_tok_s_per_gpu"]
+        worse, better = np.log(best.value / best.low), np.log(other.high / other.value)
+        behind = np.log(best.value / other.value)
+        # The interval of the ratio if all of the errors were common, and if none was.
+        assert each.tie or behind > abs(worse - better)
+        assert not each.tie or behind <= np.hypot(worse, better)
     assert any(each.tie for each in outcome.at_once)
 
 
@@ -261,10 +273,15 @@ def test_under_a_limit_kinds_of_gpu_take_turns() -> None:
     assert abs(int(counts[0]) - int(counts[1])) <= 1
 
 
+def test_example_prices_are_said_to_be_an_example() -> None:
+    outcome = search(SMALL, Goal(prices=load_prices("example")), limit=100)
+    assert any("EXAMPLE" in note for note in outcome.notes)
+
+
 def test_cost_weighs_throughput_by_price() -> None:
     two = replace(SMALL, gpus=("h100-sxm", "h200-sxm"))
-    cheap = search(two, Goal("cost", prices={"h100-sxm": 1.0, "h200-sxm": 100.0}), limit=None, top=3)
-    dear = search(two, Goal("cost", prices={"h100-sxm": 100.0, "h200-sxm": 1.0}), limit=None, top=3)
+    cheap = search(two, Goal("cost", prices=priced({"h100-sxm": 1.0, "h200-sxm": 100.0})), limit=None, top=3)
+    dear = search(two, Goal("cost", prices=priced({"h100-sxm": 100.0, "h200-sxm": 1.0})), limit=None, top=3)
     assert (cheap.best.deployment["gpu"], dear.best.deployment["gpu"]) == ("h100-sxm", "h200-sxm")
     cost = dear.best.cost_per_mtok
     assert cost is not None
@@ -462,7 +479,8 @@ def test_weights_that_need_a_checkpoint_are_found_where_the_published_ones_do_no
         (Goal("cost"), InvalidValue),
         (Goal(bounds=(bound("tpot", -1.0),)), InvalidValue),
         (Goal(bounds=(bound("tpot", float("nan")),)), InvalidValue),
-        (Goal(prices={"h200-sxm": 0.0}), InvalidValue),
+        (Goal(prices=priced({"h200-sxm": 0.0})), InvalidValue),
+        (Goal(prices=priced({"h100-sxm": 1.0})), InvalidValue),
     ],
 )
 def test_wrong_goals_are_refused(goal: Goal, kind: type[RequestError]) -> None:

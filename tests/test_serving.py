@@ -18,7 +18,7 @@ from aicalib.deployment import Workload
 from aicalib.errors import UnknownName
 from aicalib.hardware import list_accelerators
 from aicalib.prediction import METRICS, predict_batch
-from aicalib.profiles import uncalibrated
+from aicalib.profiles import default_profile, uncalibrated
 from aicalib.profiles.coefficients import position
 from aicalib.quant import MODES
 from aicalib.resolve import resolve
@@ -664,3 +664,25 @@ def test_an_empty_table_has_an_empty_answer():
     found = aicalib.predict_many(pd.DataFrame({"model": pd.Series([], dtype=object)}))
     assert len(found) == 0
     assert "tpot_ms" in found.columns
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "tp", "isl", "osl"),
+    [
+        ("deepseek-v3", "h200-sxm", 8, 1000, 1000),
+        ("gpt-oss-120b", "h100-sxm", 2, 500, 1500),
+        ("llama-8b", "l40", 1, 8000, 50),
+    ],
+)
+def test_latencies_and_their_percentiles_grow_with_the_rate_up_to_saturation(model, gpu, tp, isl, osl):
+    asked = {"model": model, "gpu": gpu, "tp": tp, "isl": isl, "osl": osl}
+
+    def at(rates):
+        columns = {name: [value] * len(rates) for name, value in asked.items()}
+        return predict_batch(resolve(columns | {"request_rate": rates}), default_profile())
+
+    most = at([1e-4]).service.sustainable_s[0]
+    found = at(np.linspace(0.01, 0.9999, 150) * most)
+    for metric in ("ttft_ms", "tpot_ms"):
+        for values in (found.mean[metric].value, *found.percentiles[metric].values()):
+            np.testing.assert_allclose(values, np.maximum.accumulate(values), rtol=0.005)

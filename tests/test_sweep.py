@@ -237,6 +237,7 @@ def test_an_estimate_follows_from_what_it_measured(grid_file, capsys):
         (["--jobs", "2", "--scheduler", "tcp://127.0.0.1:1"], "a scheduler has workers of its own"),
         (["--objective", "cost"], "unknown objective 'cost'"),
         (["--percentile", "p42"], "unknown percentile 'p42'"),
+        (["--tpot-ms", "40@42"], "unknown percentile '42'"),
     ],
 )
 def test_wrong_options_exit_with_two(grid_file, capsys, options, words):

@@ -132,24 +132,55 @@ def _json_object(path: Path) -> dict[str, Any]:
     raise InvalidValue(f"{path} holds no JSON object", ["the answer of GET /server_info"])
 
 
-def service_level(
-    thresholds_ms: Mapping[str, float | None], percentile: str, hard: bool = True
-) -> tuple[Bound, ...]:
-    """Return the bounds that were given on "ttft", "tpot" and "latency", all of the mean or of one percentile.
+def service_level(given: Mapping[str, str | None], percentile: str, hard: bool = True) -> tuple[Bound, ...]:
+    """Return the bounds that were given on "ttft", "tpot" and "latency".
+
+    Parameters
+    ----------
+    given : mapping of str to str or None
+        Metric -> milliseconds, with their own percentile behind an @ ("500@p99") or without.
+    percentile : str
+        "mean" or a percentile: what those without are about.
+    hard : bool
+        As `aicalib.plan.search.goal.bound` takes it.
 
     Raises
     ------
-    UnknownName
+    InvalidValue, UnknownName
     """
-    from aicalib.errors import UnknownName
-    from aicalib.plan.search.goal import PERCENTILES, bound
+    from aicalib.plan.search.goal import bound
 
-    if percentile not in ("mean", *PERCENTILES):
-        raise UnknownName("percentile", percentile, ["mean", *PERCENTILES])
-    which = None if percentile == "mean" else percentile
-    return tuple(
-        bound(metric, each, which, hard) for metric, each in thresholds_ms.items() if each is not None
-    )
+    default, found = _statistic(percentile), []
+    for metric, text in given.items():
+        if text is not None:
+            time, sign, own = text.partition("@")
+            which = _statistic(own.strip()) if sign else default
+            found.append(bound(metric, _milliseconds(metric, time, text), which, hard))
+    return tuple(found)
+
+
+def _statistic(word: str) -> str | None:
+    """Return a percentile as bounds hold it, None for the mean."""
+    from aicalib.errors import UnknownName
+    from aicalib.plan.search.goal import MEAN, PERCENTILES
+
+    if word not in (MEAN, *PERCENTILES):
+        raise UnknownName("percentile", word, [MEAN, *PERCENTILES])
+    return None if word == MEAN else word
+
+
+def _milliseconds(metric: str, time: str, text: str) -> float:
+    from aicalib.errors import InvalidValue
+    from aicalib.plan.search.unmet import OPTIONS
+
+    try:
+        return float(time)
+    except ValueError:
+        option = OPTIONS[metric]
+        raise InvalidValue(
+            f"{option} {text}: it is milliseconds, or milliseconds@percentile",
+            [f"{option} 500", f"{option} 500@p99"],
+        ) from None
 
 
 def tried_values(given: Mapping[str, str | None]) -> dict[str, tuple[Any, ...]]:

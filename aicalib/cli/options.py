@@ -53,7 +53,15 @@ RequestRate = Annotated[
     float | None, typer.Option(help="Requests a second of an open loop; inf sends all at once.")
 ]
 PrefixHit = Annotated[float, typer.Option(help="Share of the input that the prefix cache holds.")]
-TtftMs = Annotated[float | None, typer.Option(help="Time to first token, at most.")]
-TpotMs = Annotated[float | None, typer.Option(help="Time per further output token, at most.")]
-E2eMs = Annotated[float | None, typer.Option(help="Whole request, at most.")]
-Percentile = Annotated[str, typer.Option(help="What the three bounds are about: mean, p50, p90, p95 or p99.")]
+_BOUND = "MS[@p99]"
+TtftMs = Annotated[
+    str | None,
+    typer.Option(metavar=_BOUND, help="Time to first token, at most; '500@p99' of that percentile."),
+]
+TpotMs = Annotated[
+    str | None, typer.Option(metavar=_BOUND, help="Time per further output token, at most; likewise.")
+]
+E2eMs = Annotated[str | None, typer.Option(metavar=_BOUND, help="Whole request, at most; likewise.")]
+Percentile = Annotated[
+    str, typer.Option(help="What bounds without an @ are about: mean, p50, p90, p95 or p99.")
+]

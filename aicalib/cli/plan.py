@@ -124,9 +124,10 @@ def plan(
         )
     if plot is not None:
         from aicalib.cli.output import finite
-        from aicalib.report.pictures.day import draw
+        from aicalib.report.pictures.day import picture
+        from aicalib.report.pictures.style import save
 
-        draw(finite(found.as_dict()), plot)
+        save(picture(finite(found.as_dict())), plot)
     if json:
         print_json(found.as_dict())
     else:
@@ -242,12 +243,12 @@ def _traffic(demand: Demand) -> str:
 
     told = describe(demand)
     if told["bins"] == 1:
-        return f"{told['mean_requests_s']:.4g} requests/s of {told['isl']:.0f} in, {told['osl']:.0f} out"
+        return f"{short(told['mean_requests_s'])} requests/s of {told['isl']:.0f} in, {told['osl']:.0f} out"
     return (
         f"{told['requests']:.0f} requests in {told['hours']:.4g} h, {told['bins']} bins of "
         f"{told['bin_s'] / 60:.4g} min\n"
-        f"mean {told['mean_requests_s']:.4g} requests/s of {told['isl']:.0f} in, {told['osl']:.0f} out; "
-        f"peak {told['peak_requests_s']:.4g} at {told['peak_begins']}"
+        f"mean {short(told['mean_requests_s'])} requests/s of {told['isl']:.0f} in, {told['osl']:.0f} out; "
+        f"peak {short(told['peak_requests_s'])} at {told['peak_begins']}"
     )
 
 
@@ -280,13 +281,14 @@ def _print_fleet(found: Plan, fleet: Fleet) -> None:
         f"{where}"
     )
     echo(
-        f"  a replica takes {fleet.rate.value:.3g} requests/s ({_range(fleet.rate)}), {fleet.in_flight:.3g} in flight"
+        f"  a replica takes {short(fleet.rate.value)} requests/s ({_range(fleet.rate)}), "
+        f"{short(fleet.in_flight)} in flight"
     )
-    echo(f"  then {fleet.binds} binds; at {fleet.limit:.3g} requests/s requests pile up without end")
+    echo(f"  then {fleet.binds} binds; at {short(fleet.limit)} requests/s requests pile up without end")
     if fleet.held is not None:
         echo(
             f"  with a fixed number in flight it keeps the level up to {fleet.held.concurrency}, "
-            f"at {fleet.held.requests_s:.3g} requests/s"
+            f"at {short(fleet.held.requests_s)} requests/s"
         )
     echo(
         f"  utilisation {100 * fleet.mean_utilisation:.0f} % in the mean, {100 * fleet.peak_utilisation:.0f} % at most"
@@ -295,17 +297,18 @@ def _print_fleet(found: Plan, fleet: Fleet) -> None:
         cost, currency = fleet.cost, found.prices.currency
         echo(
             f"  {currency} {cost.per_hour.value:.2f} an hour ({_range(cost.per_hour)}), "
-            f"{cost.per_million_output.value:.3g} a million output tokens, "
-            f"{cost.per_million_total.value:.3g} a million of all"
+            f"{short(cost.per_million_output.value)} a million output tokens, "
+            f"{short(cost.per_million_total.value)} a million of all"
         )
         if demand.requests_s.size > 1:
             echo(
                 f"  with the replicas that each bin needs: {currency} {cost.autoscaled_per_hour:.2f} an hour, "
-                f"{cost.autoscaled_per_million_output:.3g} a million output tokens"
+                f"{short(cost.autoscaled_per_million_output)} a million output tokens"
             )
     if fleet.draw is not None:
         echo(
-            f"  {fleet.draw.mean_kw:.3g} kW in the mean, {fleet.draw.energy_kwh:.4g} kWh in {demand.hours:.4g} h"
+            f"  {short(fleet.draw.mean_kw)} kW in the mean, {short(fleet.draw.energy_kwh, 4)} kWh in "
+            f"{demand.hours:.4g} h"
         )
     echo(f"  origin: {fleet.origin}{f'; needs {fleet.needs}' if fleet.needs else ''}")
     echo(f"  {fleet.launch.line()}")

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from aicalib.plan.figures import Number
     from aicalib.plan.search.found import Choice, Found, Point
     from aicalib.plan.search.goal import Goal
-    from aicalib.plan.search.space import Sought
     from aicalib.plan.tasks.task import Bound
 
 LIMIT = 100_000
@@ -114,14 +113,15 @@ def search(
     """Find the best formats, widths and settings for a service level.
 
     Every configuration that an engine starts is predicted. What starts from the published checkpoint and what needs a
-    checkpoint of its own are ranked apart; a tie is where the best is better by less than its own interval. Under a
-    service level what is expected to yield most comes first, a missed level counting nothing.
+    checkpoint of its own are ranked apart; a tie is where the best is better by less than the interval
+    of the ratio of both. Under a service level what is expected to yield most comes first, a missed
+    level counting nothing.
     """
     from aicalib.plan.search.best import search as find
     from aicalib.plan.search.space import Sought
     from aicalib.plan.workers import Where
     from aicalib.report.pictures import front
-    from aicalib.report.pictures.style import picture_file
+    from aicalib.report.pictures.style import picture_file, save
 
     where = Where(jobs, scheduler)
     if plot is not None:
@@ -144,12 +144,12 @@ def search(
         separate=separate,
     )
     bounds = {"ttft": ttft_ms, "tpot": tpot_ms, "latency": e2e_ms}
-    goal = _goal(bounds, percentile, soft, slo, objective, robust, prices, sought)
+    goal = _goal(bounds, percentile, soft, slo, objective, robust, prices)
     used = find_profile(profile, db, wait)
     with progress("search", None) as tick:
         found = find(sought, goal, used, top, limit or None, tick, where)
     if plot is not None:
-        front.draw(found.as_dict(), plot)
+        save(front.picture(found.as_dict()), plot)
     if json:
         print_json(found.as_dict())
     else:
@@ -157,17 +157,15 @@ def search(
 
 
 def _goal(
-    thresholds: dict[str, float | None],
+    thresholds: dict[str, str | None],
     percentile: str,
     soft: bool,
     slo: Path | None,
     objective: str,
     robust: bool,
     prices: str | None,
-    sought: Sought,
 ) -> Goal:
     from aicalib.errors import InvalidValue
-    from aicalib.hardware import get_accelerator
     from aicalib.plan.capacity.price import load_prices
     from aicalib.plan.search.goal import STEEPNESS, Goal
     from aicalib.plan.tasks.task import load_service_level
@@ -178,11 +176,7 @@ def _goal(
         if given:
             raise InvalidValue("--slo is a whole service level; it stands alone", ["--slo without --ttft-ms"])
         given, steepness = load_service_level(slo)
-    rates = {}
-    if prices is not None:
-        read = load_prices(prices)
-        rates = {gpu: read.of(get_accelerator(gpu)).per_hour for gpu in sought.gpus}
-    return Goal(objective, given, steepness, robust, rates)
+    return Goal(objective, given, steepness, robust, None if prices is None else load_prices(prices))
 
 
 # ------------------------------------------------------------------------------------------------------------ text
@@ -203,7 +197,7 @@ def _print(found: Found, goal: Goal) -> None:
     ):
         if choices:
             echo("")
-            _print_choices(title, choices, named)
+            _print_choices(title, choices, named, goal.prices.currency if goal.prices else None)
     for title, choice in (
         ("best", found.best),
         ("best that is calibrated", found.calibrated),
@@ -241,7 +235,8 @@ def _bound(each: Bound) -> str:
     return spelled(each) + ("" if each.hard_fail else ", weighted")
 
 
-def _print_choices(title: str, choices: Sequence[Choice], named: bool) -> None:
+def _print_choices(title: str, choices: Sequence[Choice], named: bool, currency: str | None) -> None:
+    """Print a table of choices, with their cost in a currency where prices are given."""
     rows = []
     level = any(each.keeps_level is not None for each in choices)
     for place, each in enumerate(choices, start=1):
@@ -250,11 +245,15 @@ def _print_choices(title: str, choices: Sequence[Choice], named: bool) -> None:
         rows.append([
             f"{place}{mark}{' tie' if each.tie else ''}", str(each.replicas), str(each.workload["concurrency"]),
             _interval(figures["output_tok_s_per_gpu"]), _plain(figures["ttft_ms"].value),
-            _plain(figures["tpot_ms"].value), *([_chance(each)] if level else []), each.start.words(named),
+            _plain(figures["tpot_ms"].value),
+            *([_chance(each)] if level else []),
+            *([f"{each.cost_per_mtok.value:.3g}"] if each.cost_per_mtok else []),
+            each.start.words(named),
         ])  # fmt: skip
     kept = ["in level"] if level else []
-    header = ["", "replicas", "in flight", "tok/s/GPU", "TTFT ms", "TPOT ms", *kept, "start"]
-    print_table(title, header, rows, f"lrrrrr{'r' * len(kept)}l")
+    cost = [] if currency is None else [f"{currency}/M out"]
+    header = ["", "replicas", "in flight", "tok/s/GPU", "TTFT ms", "TPOT ms", *kept, *cost, "start"]
+    print_table(title, header, rows, "l" + "r" * (len(header) - 2) + "l")
     weaker = dict.fromkeys(each.origin for each in choices if each.origin != CALIBRATED)
     if weaker:
         typer.echo(f"* {', '.join(weaker)}: no runs like it were fitted")

@@ -142,6 +142,13 @@ def at_knot(values: Array, at: NDArray[np.intp]) -> Array:
     return result
 
 
+def slopes(batch: Array, values: Array) -> Array:
+    """Return how steeply values rise with the batch at each knot: the mean of both sides, shape (KNOTS, n)."""
+    wider = np.diff(batch, axis=0)
+    rise = np.divide(np.diff(values, axis=0), wider, out=np.zeros_like(wider), where=wider > 0.0)
+    return np.concatenate([rise[:1], (rise[:-1] + rise[1:]) / 2.0, rise[-1:]])
+
+
 def between_knots(batch: Array, needed: Array, values: Array) -> Array:
     """Return values, shape (KNOTS, n), where the batch is the needed one, shape (n,)."""
     at, share = crossing(batch, needed)
@@ -181,12 +188,12 @@ def serve_open(server: Server, load: Load, max_total_tokens: Array) -> Service:
     )
 
     # With the batch full all the time an answer takes as long as Little's law has it for the full batch.
-    longest_s = np.divide(full, rate * after_first, out=np.full_like(full, np.inf), where=after_first > 0.0)
+    longest_s = np.divide(
+        full, sustainable * after_first, out=np.full_like(full, np.inf), where=after_first > 0.0
+    )
     tpot_s = np.minimum(token.tpot_s, longest_s)
     others = rate * after_first * tpot_s
-    at, _ = crossing(batch, needed)
-    wider, slower_s = (at_knot(each, at) - at_knot(each, at - 1) for each in (batch, tokens_s))
-    rise = np.divide(slower_s, wider, out=np.zeros_like(wider), where=wider > 0.0)
+    rise = between_knots(batch, needed, slopes(batch, tokens_s))
     slope = np.clip(rate * after_first * rise, 0.0, 0.95)
     variance = others / (1.0 - slope)
     is_full = 1.0 / (

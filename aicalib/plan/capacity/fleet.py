@@ -26,13 +26,19 @@ _ROUNDING: Final = 1e-9
 """Share of a replica that is rounding and needs no replica of its own."""
 
 
-def replicas_for(requests_s: Array, spare: float, per_replica: Array) -> Array:
-    """Return the replicas that a rate needs: ceil(rate x (1 + spare) / rate of one), at least one.
+def load_for(requests_s: Array, spare: float, per_replica: Array) -> Array:
+    """Return a rate as replicas that are loaded in full: rate x (1 + spare) / rate of one.
 
     Infinite where one replica takes nothing, NaN where its rate is not known; shapes broadcast.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        needed = np.ceil(requests_s * (1.0 + spare) / per_replica - _ROUNDING)
+        result: Array = requests_s * (1.0 + spare) / per_replica
+    return result
+
+
+def replicas_for(requests_s: Array, spare: float, per_replica: Array) -> Array:
+    """Return the replicas that a rate needs: `load_for` rounded up, at least one."""
+    needed = np.ceil(load_for(requests_s, spare, per_replica) - _ROUNDING)
     result: Array = np.where(requests_s > 0.0, np.maximum(needed, 1.0), 1.0)
     return result
 
@@ -104,6 +110,8 @@ class Fleet:
 
     Attributes
     ----------
+    row : int
+        Of the starts that were compared.
     words : str
         GPU, engine, formats and widths in one line.
     deployment : mapping
@@ -135,6 +143,8 @@ class Fleet:
         Replicas that are planned for: `replicas.value`, or its high end where asked to be robust.
     replicas, gpus : Number
         The low end is what the favorable ends of the intervals need, infinite where no rate holds.
+    load : float
+        `size` before it was rounded up.
     needed : ndarray, shape (b,)
         Replicas that each bin needs.
     utilisation : ndarray, shape (b,)
@@ -144,9 +154,10 @@ class Fleet:
     draw : Draw or None
         None where no power is known.
     tie : bool
-        Its interval overlaps that of the first.
+        The first of its group is cheaper by less than the interval of their ratio (`aicalib.plan.ties`).
     """
 
+    row: int
     words: str
     deployment: Mapping[str, Any]
     launch: Launch
@@ -164,6 +175,7 @@ class Fleet:
     size: int
     replicas: Number
     gpus: Number
+    load: float
     needed: Array
     utilisation: Array
     cost: Cost | None
@@ -174,6 +186,11 @@ class Fleet:
     def price(self) -> Number:
         """What fleets are compared by: cost an hour, without prices the GPUs."""
         return self.gpus if self.cost is None else self.cost.per_hour
+
+    def price_at(self, slower: float) -> float:
+        """Return what it would cost if a replica took that much less, as a logarithm of the rate."""
+        replicas = np.maximum(np.ceil(self.load * np.exp(slower) - _ROUNDING), 1.0)
+        return float(self.price.value / self.size * replicas)
 
     @property
     def mean_utilisation(self) -> float:

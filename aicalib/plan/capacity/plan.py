@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from aicalib.batch import Batch
 from aicalib.errors import InvalidValue
 from aicalib.hardware import get_accelerator
 from aicalib.plan.capacity.demand import Demand, describe
@@ -20,6 +21,7 @@ from aicalib.plan.capacity.price import Prices
 from aicalib.plan.capacity.sizing import Sizing
 from aicalib.plan.search.space import SETTINGS, Sought, Space, lay_out
 from aicalib.plan.tasks.task import Bound
+from aicalib.plan.ties import THROUGHPUT_LEVEL, common_errors, reach
 from aicalib.profiles.profile import Profile, default_profile
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 MOST_STARTS: Final = 4000
 """Starts that are compared, in the order in which a search tries them."""
+
+BARELY: Final = 0.1
+"""Utilisation below which a note says that a fleet is sized by a level that it can hardly keep."""
 
 _OWN: Final[Mapping[str, tuple[Any, ...]]] = {
     "pp": (1,),
@@ -218,7 +223,7 @@ def plan(
     )  # fmt: skip
     space = lay_out(sought, used, MOST_STARTS)
     sizing = Sizing(space, space.resolve(), demand, tuple(bounds), spare, robust, prices, used, tick)
-    fleets = _ranked(sizing.fleets())
+    fleets = _ranked(sizing.fleets(), sizing.batch, used)
     dropped = {reason: count for reason, count in sizing.dropped.items() if count}
     return Plan(
         model, demand, tuple(bounds), spare, robust, fleets, prices, used.label, space.stage.size, dropped,
@@ -226,7 +231,7 @@ def plan(
     )  # fmt: skip
 
 
-def _ranked(fleets: Sequence[Fleet]) -> tuple[Fleet, ...]:
+def _ranked(fleets: Sequence[Fleet], batch: Batch, profile: Profile) -> tuple[Fleet, ...]:
     """Return fleets that run at once before the others, the cheapest first, and which tie with the first of these."""
     # Of equals the one with the fewest changes comes first, as they came.
     order = sorted(
@@ -235,13 +240,17 @@ def _ranked(fleets: Sequence[Fleet]) -> tuple[Fleet, ...]:
     first: dict[bool, Fleet] = {}
     for each in order:
         first.setdefault(each.needs is None, each)
-    return tuple(replace(each, tie=_ties(each, first[each.needs is None])) for each in order)
-
-
-def _ties(fleet: Fleet, best: Fleet) -> bool:
-    """Tell whether a fleet's interval overlaps that of the best; without intervals, whether they cost the same."""
-    overlap = fleet.price.low <= best.price.high or fleet.price.value == best.price.value
-    return fleet is not best and overlap
+    best = [first[each.needs is None] for each in order]
+    rows = np.array([[each.row for each in fleets] for fleets in (best, order)])
+    common = common_errors(batch, profile, THROUGHPUT_LEVEL, *rows)
+    with np.errstate(divide="ignore"):  # a low end of no rate at all
+        worse = -np.log([each.rate.low / each.rate.value for each in best])
+        better = np.log([each.rate.high / each.rate.value for each in order])
+    ends = zip(*reach(worse, better, common), strict=True)
+    return tuple(
+        replace(each, tie=each is not other and each.price_at(-up) <= other.price_at(down))
+        for each, other, (down, up) in zip(order, best, ends, strict=True)
+    )
 
 
 def _notes(demand: Demand, prices: Prices | None, space: Space, best: Fleet) -> tuple[str, ...]:
@@ -255,8 +264,11 @@ def _notes(demand: Demand, prices: Prices | None, space: Space, best: Fleet) -> 
             "no prices: compared by the number of GPUs; --prices takes a file of yours, or 'example'"
         )
     elif prices.example:
+        notes.append(prices.warning)
+    if best.size > 1 and best.peak_utilisation < BARELY:
         notes.append(
-            f"prices in {prices.currency} are an EXAMPLE of {prices.date}, no offer: give your own ({prices.source})"
+            f"{best.binds} is barely reached: the fleet is never loaded beyond {100 * best.peak_utilisation:.2g} % "
+            "of what it sustains at all; a looser bound needs far fewer GPUs"
         )
     if not best.published:
         notes.append(

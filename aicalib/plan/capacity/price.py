@@ -89,6 +89,11 @@ class Prices:
     energy_per_kwh: float | None
     path: str
 
+    @property
+    def warning(self) -> str:
+        """What is said beside the shipped example."""
+        return f"prices in {self.currency} are an EXAMPLE of {self.date}, no offer: give your own ({self.source})"
+
     def of(self, accelerator: Accelerator) -> Rate:
         """Return what one GPU costs.
 

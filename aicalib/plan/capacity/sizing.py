@@ -23,13 +23,13 @@ from aicalib.hardware import get_accelerator
 from aicalib.identify import untimed_cache
 from aicalib.plan.capacity.bins import Bins
 from aicalib.plan.capacity.demand import Demand
-from aicalib.plan.capacity.fleet import Fleet, Held, cost_of, draw_of, replicas_for
+from aicalib.plan.capacity.fleet import Fleet, Held, cost_of, draw_of, load_for, replicas_for
 from aicalib.plan.capacity.price import Prices, power_of
 from aicalib.plan.capacity.sustain import Sustained, at_rate, binding, holds, quiet
 from aicalib.plan.figures import Number, figures_of
 from aicalib.plan.search.losers import spelled
 from aicalib.plan.search.space import Space
-from aicalib.plan.search.unmet import OPTIONS, NoRoom, Unmet
+from aicalib.plan.search.unmet import NoRoom, Unmet, proposed
 from aicalib.plan.tasks.task import Bound
 from aicalib.prediction import ORIGINS, predict_batch
 from aicalib.profiles.profile import Profile
@@ -190,9 +190,8 @@ class Sizing:
         if not kept.any():
             worst = int(np.isfinite(needed).sum(axis=0).argmin())
             raise self._out_of_reach(rows[~np.isfinite(needed[:, worst])], worst)
-        busiest = np.argsort(np.nan_to_num(-demand.requests_s / rate), axis=1)[
-            :, : min(BUSIEST, demand.busy.size)
-        ]
+        load = np.nan_to_num(load_for(demand.requests_s, self.spare, rate))
+        busiest = np.argsort(-load, axis=1)[:, : min(BUSIEST, demand.busy.size)]
         places = np.column_stack([np.tile(bins, (rows.size, 1)), busiest])
         ends = self.bins.sustained(rows, places, ("low", "high"))
         exact = replicas_for(demand.requests_s[places], self.spare, self.bins.size_by(ends))
@@ -224,7 +223,8 @@ class Sizing:
             What one replica takes in these.
         """
         demand, arrives = self.demand, self.demand.requests_s[places]
-        at = int((arrives / self.bins.size_by(ends)).argmax())
+        loads = load_for(arrives, self.spare, self.bins.size_by(ends))
+        at = int(loads.argmax())
         sized_by = int(places[at])
         replicas = Number(*(
             float(replicas_for(arrives, self.spare, per).max()) for per in (ends.rate, ends.high, ends.low)
@@ -250,6 +250,7 @@ class Sizing:
         here = at_rate(asked, ends.rate[[at]], self.profile)
         binds = binding(asked, self.bounds, self.profile, ends.rate[[at]], ends.limit[[at]])[0]
         return Fleet(
+            row=row,
             words=start.words(),
             deployment={name: value for name, value in deployment.as_dict().items() if name != "notes"},
             launch=launch,
@@ -267,6 +268,7 @@ class Sizing:
             size=size,
             replicas=planned,
             gpus=gpus,
+            load=float(loads[at]),
             needed=needed,
             utilisation=load / size,
             cost=cost,
@@ -314,7 +316,7 @@ class Sizing:
             f"{' and '.join(spelled(bound) for bound, _ in broken)} cannot be kept at any rate for "
             f"{demand.isl[place]:.0f} tokens in and {demand.osl[place]:.0f} out{when}: the nearest"
             f"{' at the pessimistic end' if self.robust else ''} is {nearest}, one request at a time ({start.words()})",
-            [f"{OPTIONS[bound.metric]} {_above(_MARGIN * each):g}" for bound, each in broken],
+            [proposed(bound, _above(_MARGIN * each), self.bounds) for bound, each in broken],
         )
 
 

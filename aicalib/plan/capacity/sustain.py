@@ -1,8 +1,8 @@
 """How many requests a second one replica takes under open arrivals before a bound of the service level fails.
 
 The rate is sought between none and what the engine can sustain at all, for all rows of a batch at once: in even
-steps up to the first that fails a bound, then in even parts of that step. Latencies grow with the rate, but for a few
-percent and close to the sustainable rate, where the batch is full; a rate beyond the first failure is never taken.
+steps up to the first that fails a bound, then in even parts of that step. Latencies grow with the rate, but for some
+tenths of a percent close to the sustainable rate; a rate beyond the first failure is never taken.
 """
 
 from __future__ import annotations
@@ -114,17 +114,14 @@ def _few(batch: Batch, rows: Codes) -> Batch:
 def _sustained(batch: Batch, bounds: Sequence[Bound], profile: Profile, ends: Collection[str]) -> Sustained:
     calm = quiet(batch, profile)
     limit = calm.service.sustainable_s
-    # Runs whose tokens took longer than the physics says fill the batch as much earlier; the limit has no level.
-    slower = 1.0 if calm.levels is None else np.exp(np.maximum(calm.levels.log["tpot_ms"], 0.0))
-    top = limit / slower
-    rate = _largest(batch, bounds, profile, top, "value")
+    rate = _largest(batch, bounds, profile, limit, "value")
     low = high = np.full_like(rate, np.nan)
     if profile.quantiles:
         factor = interval_factors(batch, profile, "output_tok_s", calm.nearness("output_tok_s"))
         if "low" in ends:
-            low = np.minimum(_largest(batch, bounds, profile, top, "high") / factor, rate)
+            low = np.minimum(_largest(batch, bounds, profile, limit, "high") / factor, rate)
         if "high" in ends:
-            high = np.maximum(_largest(batch, bounds, profile, top, "low") * factor, rate)
+            high = np.maximum(_largest(batch, bounds, profile, limit, "low") * factor, rate)
     return Sustained(rate, low, high, limit)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from aicalib.batch import Batch
 from aicalib.engines.launch import Launch, assemble
 from aicalib.errors import InvalidValue, RequestError, UnknownName
 from aicalib.hardware import get_accelerator
@@ -26,6 +27,7 @@ from aicalib.plan.search.losers import losers
 from aicalib.plan.search.space import STAGES, Sought, lay_out
 from aicalib.plan.search.unmet import no_room, unmet
 from aicalib.plan.search.why import reasons
+from aicalib.plan.ties import THROUGHPUT_LEVEL, common_errors, reach
 from aicalib.plan.workers import HERE, Where
 from aicalib.prediction import ORIGINS, Prediction, predict_batch
 from aicalib.profiles.profile import Profile, default_profile
@@ -98,12 +100,17 @@ def _check(sought: Sought, goal: Goal, top: int, limit: int | None) -> None:
     for each in goal.bounds:
         if not (np.isfinite(each.threshold_s) and each.threshold_s > 0.0):
             raise InvalidValue(f"{each.metric} bound of {1e3 * each.threshold_s:g} ms is not a time above 0")
-    for gpu, price in goal.prices.items():
-        if not (np.isfinite(price) and price > 0.0):
-            raise InvalidValue(f"price of {gpu} is {price:g}, not a number above 0")
-    missing = [gpu for gpu in sought.gpus if gpu not in goal.prices]
-    if goal.objective == "cost" and missing:
-        raise InvalidValue(f"objective cost needs a price for {', '.join(missing)}", ["--prices FILE"])
+    prices = goal.prices
+    if prices is None:
+        if goal.objective == "cost":
+            raise InvalidValue(
+                f"objective cost needs a price for {', '.join(sought.gpus)}",
+                ["--prices FILE.toml", "--prices example"],
+            )
+        return
+    for gpu in sought.gpus:
+        if prices.of(get_accelerator(gpu)).per_hour <= 0.0:
+            raise InvalidValue(f"{prices.path}: the price of {gpu} is 0; what costs nothing is not compared")
 
 
 class _Ranking:
@@ -129,9 +136,11 @@ class _Ranking:
         self.needs: Yes = table[places[:, 0], places[:, 1]]
 
     def _prices(self) -> Array | None:
-        if not self.goal.prices:
+        given = self.goal.prices
+        if given is None:
             return None
-        prices = np.array([self.goal.prices.get(offer.formats.gpu, np.nan) for offer in self.space.offers])
+        gpus = [get_accelerator(offer.formats.gpu) for offer in self.space.offers]
+        prices = np.array([given.of(gpu).per_hour for gpu in gpus])
         found: Array = prices[self.space.places[self.evaluated.starts, 0]]
         return found
 
@@ -192,14 +201,11 @@ class _Ranking:
         batch = self.evaluated.asked(shown)
         predictions = predict_batch(batch, self.profile)
         why = reasons(self.evaluated, shown, self.ranks, self.alive, self.profile)
-        best = [
-            *first[:1].repeat(first.size),
-            *second[:1].repeat(second.size),
-            *shown[:1].repeat(calibrated.size),
-        ]
+        leaders = np.repeat([0, first.size, 0], [first.size, second.size, calibrated.size])
+        ties = self._ties(batch, shown, leaders)
         choices = [
-            self._choice(int(row), at, predictions, int(leader), words)
-            for at, (row, leader, words) in enumerate(zip(shown, best, why, strict=True))
+            self._choice(int(row), at, predictions, bool(ties[at]), words)
+            for at, (row, words) in enumerate(zip(shown, why, strict=True))
         ]
         tried = np.bincount(self.space.stage, minlength=len(STAGES)) * len(self.space.concurrency)
         kept = ~self.needs if first.size else self.needs
@@ -228,6 +234,9 @@ class _Ranking:
         whole, tried = sum(self.space.sizes), self.space.stage.size * len(self.space.concurrency)
         if tried < whole:
             notes.append(f"{tried} of {whole} configurations were tried, the most important first")
+        prices = self.goal.prices
+        if prices is not None and prices.example:
+            notes.append(prices.warning)
         sought, gpus = self.space.sought, [get_accelerator(gpu) for gpu in self.space.sought.gpus]
         if sought.separate and any(gpu.link_bytes_s for gpu in gpus):
             notes.append(
@@ -292,7 +301,21 @@ class _Ranking:
             return False
         return True
 
-    def _choice(self, row: int, at: int, predictions: Prediction, best: int, why: str) -> Choice:
+    def _ties(self, batch: Batch, shown: Codes, leaders: Codes) -> Yes:
+        """Tell which of the shown configurations tie with another of them, the best of their group."""
+        base, low, high, ranked = (self.bases[end][shown] for end in ("value", "low", "high", self.rank_by))
+        metric = "ttft_ms" if self.goal.objective == "ttft" else THROUGHPUT_LEVEL
+        places = np.arange(shown.size)
+        common = common_errors(batch, self.profile, metric, leaders, places)
+        # Of an objective that grows the base is negative.
+        behind, worse, better = (
+            np.sign(base) * np.log(one / other)
+            for one, other in ((ranked, ranked[leaders]), (high[leaders], base[leaders]), (base, low))
+        )
+        tied: Yes = (behind <= sum(reach(worse, better, common))) & (places != leaders)
+        return tied
+
+    def _choice(self, row: int, at: int, predictions: Prediction, tie: bool, why: str) -> Choice:
         place = int(self.evaluated.starts[row])
         start, batch = self.space.start(place), predictions.batch
         size, count = start.layout.n_gpus, self.space.sought.count
@@ -313,7 +336,7 @@ class _Ranking:
             memory=_margin(predictions, at),
             launch=self.launches[place],
             needs=start.format.needs,
-            tie=row != best and bool(self.bases["value"][row] <= self.bases["high"][best]),
+            tie=tie,
             why=why,
             accuracy=published(deployment),
             row=at,

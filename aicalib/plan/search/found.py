@@ -62,7 +62,7 @@ class Choice:
     needs : str or None
         The checkpoint without which it does not start.
     tie : bool
-        The best is better by less than its own interval.
+        The best of its group is better by less than the interval of their ratio (`aicalib.plan.ties`).
     why : str
         What decides against other formats, from the predicted steps.
     accuracy : tuple of Accuracy

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from aicalib.plan.tasks.task import Bound
+
+if TYPE_CHECKING:
+    from aicalib.plan.capacity.price import Prices
 
 OBJECTIVES: Final[Mapping[str, str]] = {
     "throughput": "maximize_throughput",
@@ -22,6 +25,7 @@ tokens."""
 STEEPNESS: Final = 0.1
 """Relative excess over a weighted bound at which its penalty has grown by e, as the autotuner's own."""
 
+MEAN: Final = "mean"
 PERCENTILES: Final = ("p50", "p90", "p95", "p99")
 """What a bound may be about beside the mean."""
 
@@ -39,15 +43,15 @@ class Goal:
     steepness : float
     robust : bool
         Rank, and hold the service level, by the pessimistic end of intervals.
-    prices : mapping of str to float
-        Kind of GPU, as named in `Sought.gpus` -> price of one for an hour.
+    prices : Prices, optional
+        `aicalib.plan.capacity.price.load_prices`; of every kind of GPU that is tried.
     """
 
     objective: str = "throughput"
     bounds: tuple[Bound, ...] = ()
     steepness: float = STEEPNESS
     robust: bool = False
-    prices: Mapping[str, float] = field(default_factory=dict)
+    prices: Prices | None = None
 
 
 def bound(metric: str, threshold_ms: float, percentile: str | None = None, hard: bool = True) -> Bound:

@@ -14,6 +14,7 @@ from aicalib.identify import WIDTHS, gpus_together
 from aicalib.physics.memory import GIB
 from aicalib.plan.score import Figure
 from aicalib.plan.search.evaluate import Evaluated
+from aicalib.plan.search.goal import MEAN
 from aicalib.plan.search.losers import NAMES, excess, spelled
 from aicalib.plan.tasks.task import Bound
 from aicalib.resolve import resolve
@@ -24,6 +25,13 @@ Array = NDArray[np.float64]
 
 OPTIONS: Final = {"ttft": "--ttft-ms", "tpot": "--tpot-ms", "latency": "--e2e-ms"}
 """Options that bound a metric."""
+
+
+def proposed(wanted: Bound, threshold_ms: float, level: Sequence[Bound]) -> str:
+    """Return the option that asks for a bound at another threshold; it names its percentile where a level has any."""
+    has_percentiles = any(each.percentile for each in level)
+    statistic = f"@{wanted.percentile or MEAN}" if has_percentiles else ""
+    return f"{OPTIONS[wanted.metric]} {threshold_ms:g}{statistic}"
 
 
 class Unmet(InvalidValue):
@@ -68,10 +76,7 @@ def unmet(
         ]
         return Unmet(
             f"the service level is not reached{end}: {'; '.join(said)}",
-            [
-                f"{OPTIONS[hard[at].metric]} {_above(least):g}"
-                for at, least in zip(alone, least_ms, strict=True)
-            ],
+            [proposed(hard[at], _above(least), bounds) for at, least in zip(alone, least_ms, strict=True)],
         )
     worst = np.where(np.isnan(over), np.inf, over).max(axis=0)
     row = int(rows[worst.argmin()])
@@ -85,7 +90,7 @@ def unmet(
         f"each bound is reached by itself{end}, but not {' and '.join(spelled(bound) for bound in hard)} together; "
         f"{NAMES[binding.metric]} binds: the nearest has {', '.join(reached)} ({words}, "
         f"{found.concurrency[row]:g} in flight)",
-        [f"{OPTIONS[binding.metric]} {_above(needed):g}"],
+        [proposed(binding, _above(needed), bounds)],
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +13,6 @@ from aicalib.report.pictures.style import (
     COLORS,
     DASHES,
     new_figure,
-    picture_file,
-    save,
     styled,
     surround,
 )
@@ -29,27 +26,21 @@ ARRIVES, NEEDED, FLEET = COLORS[6], COLORS[0], COLORS[1]
 HOUR_S = 3600.0
 
 
-def draw(found: Mapping[str, Any], path: str | Path) -> Path:
-    """Write the picture of a plan's first fleet.
+def picture(found: Mapping[str, Any], size: tuple[float, float] = (8.0, 6.4)) -> Figure:
+    """Draw the bins of a plan's first fleet.
 
     Parameters
     ----------
     found : mapping
         What `plan --json` prints (`Plan.as_dict`).
-    path : str or Path
-        A .png or .svg file.
+    size : tuple of float
+        Width and height in inches.
 
     Raises
     ------
     InvalidValue
-        If the file can be no picture, or the traffic is a rate that does not change.
+        If the traffic is a rate that does not change.
     """
-    file = picture_file(path)
-    return save(picture(found), file)
-
-
-def picture(found: Mapping[str, Any], size: tuple[float, float] = (8.0, 6.4)) -> Figure:
-    """Draw the bins of a plan's document; parameters and errors as `draw`."""
     bins, best = found["bins"], found["fleets"][0]
     if len(bins) < 2:
         raise InvalidValue(

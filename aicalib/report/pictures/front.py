@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aicalib.errors import InvalidValue
@@ -13,8 +12,6 @@ from aicalib.report.pictures.style import (
     INK,
     MARKERS,
     new_figure,
-    picture_file,
-    save,
     styled,
     surround,
 )
@@ -32,34 +29,48 @@ GROUPS = {
 }
 
 MOST_NAMED = 3
-"""Choices that are numbered on the picture and named above it."""
+"""Best choices that are numbered on the picture and named above it."""
 
+CALIBRATED = "C"
+"""Mark of the best choice whose like was fitted, where that is not the first."""
 
-NEAR = 0.06
-"""Share of both axes within which choices lie together."""
+LABEL_STEP, HEADROOM = 0.05, 1.1
+"""Share of the width from one label to the next at least, and factor on the height that makes room for them."""
 
 
 class Named(NamedTuple):
-    """A choice with a number of its own on the picture."""
+    """A choice with a label of its own on the picture."""
 
-    number: int
+    mark: str
     words: str
     x: float
     y: float
 
 
 def named(found: Mapping[str, Any]) -> list[Named]:
-    """Return the best choices of a search's document: those that start at once, else those that need a checkpoint."""
+    """Return the best choices of a search's document: those that start at once, else those that need a checkpoint.
+
+    Beside them the best that is calibrated, where that is another one; among them it is said of it.
+    """
     chosen = (found["best"] or found["best_with_checkpoint"])[:MOST_NAMED]
+    marked = {str(number): each for number, each in enumerate(chosen, 1)}
+    calibrated = found.get("best_calibrated")
+    if calibrated is not None and calibrated not in marked.values():
+        marked[CALIBRATED] = calibrated
     return [
         Named(
-            number,
-            f"{number}: {words(each)}{' (a tie)' if number > 1 and each['tie'] else ''}",
+            mark,
+            f"{mark}: {words(each)}{_said(each['tie'], each == calibrated)}",
             each["prediction"][X]["value"],
             each["prediction"][Y]["value"],
         )
-        for number, each in enumerate(chosen, 1)
+        for mark, each in marked.items()
     ]
+
+
+def _said(tie: bool, calibrated: bool) -> str:
+    said = ["a tie"] * tie + ["best that is calibrated"] * calibrated
+    return f" ({', '.join(said)})" if said else ""
 
 
 def words(choice: Mapping[str, Any]) -> str:
@@ -75,27 +86,21 @@ def words(choice: Mapping[str, Any]) -> str:
     )
 
 
-def draw(found: Mapping[str, Any], path: str | Path) -> Path:
-    """Write the picture of a search.
+def picture(found: Mapping[str, Any], size: tuple[float, float] = (8.0, 6.0)) -> Figure:
+    """Draw the fronts of a search.
 
     Parameters
     ----------
     found : mapping
         What `search --json` prints (`Found.as_dict`).
-    path : str or Path
-        A .png or .svg file.
+    size : tuple of float
+        Width and height in inches.
 
     Raises
     ------
     InvalidValue
-        If the file can be no picture, or the search found no deployment.
+        If the search found no deployment.
     """
-    file = picture_file(path)
-    return save(picture(found), file)
-
-
-def picture(found: Mapping[str, Any], size: tuple[float, float] = (8.0, 6.0)) -> Figure:
-    """Draw the fronts of a search's document; parameters and errors as `draw`."""
     if not any(found[name] for name in GROUPS):
         raise InvalidValue("front: the search found no deployment to draw")
     best = named(found)
@@ -114,7 +119,7 @@ def picture(found: Mapping[str, Any], size: tuple[float, float] = (8.0, 6.0)) ->
         axes.xaxis.set_major_formatter("{x:,g}")
         axes.yaxis.set_major_formatter("{x:,g}")
         axes.grid()
-        _numbers(axes, best)
+        _labels(axes, best)
         handles += _keys(axes, found)
         kinds = sorted({point["options"]["gpu"] for name in GROUPS for point in found[name]})
         gpu = at["deployment"]["gpu"] if len(kinds) == 1 else " or ".join(kinds)
@@ -168,27 +173,26 @@ def _known(points: Sequence[Mapping[str, Any]]) -> bool:
     )
 
 
-def _numbers(axes: Axes, best: Sequence[Named]) -> None:
-    """Write the numbers of choices beside them, those of choices that lie together into one ring."""
-    wide, high = axes.get_xlim()[1], axes.get_ylim()[1]
-    together: list[list[Named]] = []
-    for each in best:  # a choice under its best concurrency need not be on the front
+def _labels(axes: Axes, best: Sequence[Named]) -> None:
+    """Write the marks of choices in a row above the fronts, by their speed, each with a line to its own ring."""
+    axes.set_ylim(0, HEADROOM * axes.get_ylim()[1])
+    order, wide = sorted(best, key=lambda each: each.x), axes.get_xlim()[1]
+    for place, each in enumerate(order):
+        # A choice under its best concurrency need not be on the front.
         axes.scatter(each.x, each.y, s=90, facecolors="none", edgecolors=INK, linewidths=1.1, zorder=5)
-        for others in together:
-            if abs(each.x - others[0].x) < NEAR * wide and abs(each.y - others[0].y) < NEAR * high:
-                others.append(each)
-                break
-        else:
-            together.append([each])
-    for place, others in enumerate(together):
+        # As near above its choice as the labels before it, and room for those after it, allow.
+        before = max(one.x / wide + LABEL_STEP * (place - at) for at, one in enumerate(order[: place + 1]))
+        across = min(before, 1.0 - LABEL_STEP * (len(order) - place - 0.5))
         axes.annotate(
-            ", ".join(str(each.number) for each in others),
-            (others[0].x, others[0].y),
-            (24 + 34 * place, 24),
-            textcoords="offset points",
+            each.mark,
+            (each.x, each.y),
+            (across, 0.96),
+            textcoords="axes fraction",
+            ha="center",
+            va="center",
             fontweight="bold",
             bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8},
-            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8},
+            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8, "shrinkB": 4.0},
             zorder=6,
         )
 
@@ -197,7 +201,7 @@ def _keys(axes: Axes, found: Mapping[str, Any]) -> list[Any]:
     """Return what the legend says of marks."""
     points = [each for name in GROUPS for each in found[name]]
     ring = axes.scatter([], [], s=90, facecolors="none", edgecolors=INK, linewidths=1.1)
-    ring.set_label("choice, by its number")
+    ring.set_label("choice, as named above")
     keys: list[Any] = [ring]
     if _known(points):
         keys += axes.fill([], [], color=INK, alpha=BAND_ALPHA, linewidth=0, label="90 % intervals of both")
