@@ -135,7 +135,10 @@ def loop(
                 measurer = partial(
                     measure, store=store, where=where, retries=0, num_prompts=prompts, tell=tell
                 )
-                looped = Loop(task, store, measurer, journal, used, rules, gpu, engine_version, watch)
+                looped = Loop(
+                    task, store, measurer, journal, used, rules, gpu, engine_version, watch,
+                    serving=base_url is not None,
+                )  # fmt: skip
                 ended = looped.run()
         except BaseException:
             if journal.state.asked:
@@ -164,6 +167,9 @@ def loop(
         typer.echo("\n" + "\n".join(text(found)))
         for note in dict.fromkeys((*found["remarks"], *found["notes"])):
             typer.echo(f"note: {note}")
+    if ended.kind == "every_start_failed":
+        typer.echo(f"error: {ended.reason}", err=True)
+        raise typer.Exit(2)
     if ended.kind == "too_many_failures" or not found["runs"]:
         raise typer.Exit(1)
 

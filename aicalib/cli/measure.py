@@ -263,7 +263,7 @@ def _print_lines(
     """Print what would be run."""
     import shlex
 
-    from aicalib.measure.client import bench_command
+    from aicalib.measure.client import bench_command, client_command
     from aicalib.measure.server import base_url, command_of, model_of
 
     url = where.base_url or base_url(where.host, where.port)
@@ -279,11 +279,12 @@ def _print_lines(
             )
             for load in each.levels
         ]  # fmt: skip
-        documents.append({"launch": command, "env": dict(start.env), "bench": [list(line) for line in lines]})
+        sent = [client_command(line, where.python_of_client) for line in lines]
+        documents.append({"launch": command, "env": dict(start.env), "bench": sent})
         if not as_json:
             env = [f"{name}={shlex.quote(value)}" for name, value in start.env.items()]
             shown = [" ".join([*env, shlex.join(command)])] if command else []
-            typer.echo("\n".join([*shown, *(f"  {shlex.join(line)}" for line in lines)]))
+            typer.echo("\n".join([*shown, *(f"  {shlex.join(line)}" for line in sent)]))
     if as_json:
         print_json({"starts": documents})
     typer.echo("nothing was run; each run gets a seed of its own", err=True)

@@ -51,13 +51,14 @@ def next_(
     what the choice is expected to lose. What the store holds of the task is known.
     """
     from aicalib.loop.next import next_runs
+    from aicalib.measure.server import address
     from aicalib.plan.tasks.task import load_task
 
-    task = load_task(path)
+    task, url = load_task(path), None if base_url is None else address(base_url)
     records, failures = _stored(db, wait)
     found = next_runs(
         task, records, find_profile(profile, db, wait), count, gpu=gpu, engine_version=engine_version,
-        failures=failures, base_url=base_url, seed=seed,
+        failures=failures, base_url=url, seed=seed,
     )  # fmt: skip
     if json:
         print_json(document(found))

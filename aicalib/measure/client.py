@@ -168,6 +168,11 @@ def bench_command(
     return (*argv, "--disable-tqdm")
 
 
+def client_command(argv: Sequence[str], python: str) -> list[str]:
+    """Return a client's line as it is started: by a Python."""
+    return [python, *(["-m", "vllm.entrypoints.cli.main"] if argv[0] == "vllm" else []), *argv[1:]]
+
+
 class _Program(NamedTuple):
     """A client in one version: how it is called, what it calls each engine, and what it does not know yet."""
 
