@@ -388,3 +388,6 @@ def test_bad_input_is_refused(capsys, store, tmp_path):
     path.write_text(json.dumps(TASK))
     assert run(capsys, path, "--db", tmp_path / "none.duckdb")[0] == 2
     assert run(capsys, path, "--count", 0)[0] == 2
+    for url in ("foo", "localhost:30000", "http://", "ftp://host"):
+        status, _, err = run(capsys, path, "--base-url", url)
+        assert (status, f"--base-url '{url}' is no address of a server" in err) == (2, True)

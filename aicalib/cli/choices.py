@@ -55,6 +55,30 @@ def with_width(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, "tp": int(batch.system.tp[batch.at[0]])}
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Tell whether an option stands on the command line."""
+    return getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+
+
+def check_arrivals(context: typer.Context, request_rate: float | None) -> None:
+    """Check that not both a concurrency and a rate of arrivals are asked.
+
+    Raises
+    ------
+    InvalidValue
+    """
+    from math import isinf
+
+    from aicalib.errors import InvalidValue
+
+    if request_rate is not None and not isinf(request_rate) and is_given(context, "concurrency"):
+        raise InvalidValue(
+            f"--concurrency beside --request-rate {request_rate:g}: how many requests of an open loop are in flight "
+            "follows from the rate; a client that holds requests back (--max-concurrency) is not predicted",
+            [f"--request-rate {request_rate:g} alone", "--concurrency alone"],
+        )
+
+
 def with_start(
     context: typer.Context, options: Mapping[str, Any], launch: str | None, server_info: Path | None
 ) -> dict[str, Any]:
@@ -65,9 +89,7 @@ def with_start(
     RequestError
         As `said_by_a_start`.
     """
-    given = {
-        name for name in options if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    }
+    given = {name for name in options if is_given(context, name)}
     said, notes = said_by_a_start(launch, server_info, options["engine_version"])
     for note in notes:
         typer.echo(f"note: {note}", err=True)
