@@ -1,6 +1,7 @@
 """The errors that aicalib raises on purpose.
 
 AicalibError
+├── WorkLost                what workers of other machines lost on the way: exit status 1
 └── RequestError            the request is wrong or refused; the command ends with exit status 2
     ├── UnknownName         a model, accelerator, mode, engine or profile that no table holds
     ├── InvalidValue        a value outside its range, or values that contradict each other
@@ -19,6 +20,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 class AicalibError(Exception):
     """Base of all errors raised on purpose."""
+
+
+class WorkLost(AicalibError):
+    """Work that was lost with its workers, or with the scheduler that gives it to them."""
 
 
 class RequestError(AicalibError):

@@ -7,6 +7,7 @@ chunk, also one that joined late or stands in for one that was lost, and none re
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import warnings
@@ -19,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from aicalib.errors import AicalibError, InvalidValue, NoWorkers
+from aicalib.errors import InvalidValue, NoWorkers, WorkLost
 
 Common = TypeVar("Common")
 Chunk = TypeVar("Chunk")
@@ -81,8 +82,8 @@ def run(
     ------
     NoWorkers
         If the scheduler does not answer or has no worker, if a worker runs another aicalib, or without Dask.
-    AicalibError
-        If a chunk failed with its workers again and again.
+    WorkLost
+        If a chunk failed with its workers again and again, or the scheduler was lost; it says how many were done.
 
     Notes
     -----
@@ -100,6 +101,7 @@ def run(
         backend: Any = "loky"
         if where.scheduler is not None:
             client = closing.enter_context(connect(where.scheduler))
+            closing.callback(_quiet())
             check_workers(client, where.scheduler)
             backend = _dask_backend(client)
         parallel = Parallel(
@@ -111,10 +113,16 @@ def run(
         )
         # bytes, since joblib would leave anything else of this size with one worker, and lose it with that worker
         calls = (delayed(_call)(carried, pickle.dumps(chunk)) for chunk in chunks)
-        results = parallel(calls)
+        results, done = parallel(calls), 0
         try:
-            for result in results:  # noqa: UP028 - what is closed early must not be closed by `yield from` already
+            for result in results:
                 yield result
+                done += 1
+        except WorkLost as error:
+            gone = client.status != "running"
+            what = f"the scheduler at {where.scheduler} was lost" if gone else str(error)
+            told = f"{what}; {done} chunks were done, and nothing of them is kept: ask again"
+            raise WorkLost(told) from error
         finally:
             with warnings.catch_warnings():
                 # joblib warns of work that is thrown away, which is what stopping early is for.
@@ -233,10 +241,18 @@ def _dask_backend(client: Any) -> Any:
 
         def retrieve_result_callback(self, out: Any) -> Any:
             if isinstance(out, BaseException):
-                raise AicalibError(f"a chunk was lost on the cluster: {_words(out)}") from out
+                raise WorkLost(f"a chunk was lost on the cluster: {_words(out)}") from out
             return super().retrieve_result_callback(out)
 
     return Backend(client=client)
+
+
+def _quiet() -> Callable[[], None]:
+    """Keep Dask from printing what its threads meet where a connection is lost; return what lets it print again."""
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    return lambda: logger.setLevel(level)
 
 
 def _words(error: BaseException) -> str:

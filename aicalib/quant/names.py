@@ -95,8 +95,8 @@ def parse_mode(field: Field, text: str) -> ParsedMode[Any] | None:
     choices = _ambiguous(field).get(folded)
     if choices:
         raise InvalidValue(f"{field} mode '{text}' may mean {' or '.join(choices)}; say which", choices)
-    known = [*_canonical(field), *_written_aliases(field), AUTO]
-    raise UnknownName(f"{field} mode", text, known, listed_by="aicalib list modes")
+    names = [*_canonical(field), *_written_aliases(field), AUTO]
+    raise UnknownName(f"{field} mode", text, names, listed_by="aicalib list modes")
 
 
 @cache
