@@ -140,7 +140,13 @@ def model_path(command: Command) -> str | None:
         return None
     if arch.hf_id:
         return arch.hf_id
-    return arch.source.removesuffix("/config.json") or arch.name
+    folder = arch.source.removesuffix("/config.json")
+    if folder.endswith(".json"):
+        command.notes.append(
+            f"{folder} describes the model, and no engine loads it: an engine takes a folder with config.json and "
+            "weights, or a repository (--checkpoint)"
+        )
+    return folder or arch.name
 
 
 def speculation(command: Command) -> tuple[str, int] | None:

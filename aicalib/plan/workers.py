@@ -12,8 +12,8 @@ import pickle
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import sha256
@@ -100,8 +100,8 @@ def run(
     with ExitStack() as closing:
         backend: Any = "loky"
         if where.scheduler is not None:
+            closing.enter_context(_quiet())
             client = closing.enter_context(connect(where.scheduler))
-            closing.callback(_quiet())
             check_workers(client, where.scheduler)
             backend = _dask_backend(client)
         parallel = Parallel(
@@ -247,12 +247,18 @@ def _dask_backend(client: Any) -> Any:
     return Backend(client=client)
 
 
-def _quiet() -> Callable[[], None]:
-    """Keep Dask from printing what its threads meet where a connection is lost; return what lets it print again."""
-    logger = logging.getLogger("distributed")
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask from printing what its client meets where a connection is lost: that is told as an error."""
+    with suppress(ImportError):
+        import distributed  # noqa: F401 - its first import sets the level that is changed here
+    logger = logging.getLogger("distributed.client")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    return lambda: logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _words(error: BaseException) -> str:
