@@ -30,6 +30,7 @@ from aicalib.cli.where import (
     ClientVersion,
     EnginePython,
     Host,
+    MachineGpu,
     NumPrompts,
     Port,
     RunTimeout,
@@ -56,10 +57,7 @@ def measure(
     model: Annotated[
         str | None, typer.Option(help="Without either: what to deploy, as for 'aicalib launch'.")
     ] = None,
-    gpu: Annotated[
-        str | None,
-        typer.Option(help="Accelerator that this machine has, or a .toml file of it. Default: the task's."),
-    ] = None,
+    gpu: MachineGpu = None,
     gemm: opt.Gemm = None,
     kv: opt.Kv = None,
     fmha: opt.Fmha = None,

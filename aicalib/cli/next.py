@@ -29,12 +29,8 @@ if TYPE_CHECKING:
 def next_(
     path: opt.TaskFile,
     count: Annotated[int, typer.Option(help="Runs to propose; they do not repeat each other.")] = 1,
-    gpu: Annotated[
-        str | None, typer.Option(help="Accelerator. Default: benchmark.gpu_type of the task, else h100-sxm.")
-    ] = None,
-    engine_version: Annotated[
-        str | None, typer.Option(help="Default: that of runtime_image_tag, else the newest known.")
-    ] = None,
+    gpu: opt.TaskGpu = None,
+    engine_version: opt.TaskEngineVersion = None,
     base_url: Annotated[
         str | None,
         typer.Option("--base-url", help="Of the server. Default: the engine's own port on this machine."),
