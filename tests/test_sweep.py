@@ -106,6 +106,21 @@ def test_chunks_and_processes_make_no_difference(asked, found, monkeypatch):
             np.testing.assert_array_equal(column, same)
 
 
+def test_a_table_is_the_same_whoever_predicts_it(asked, everything, monkeypatch, tmp_path):
+    monkeypatch.setattr("aicalib.plan.table.PART", 77)
+    frame = pd.DataFrame(asked.grid.columns(np.arange(asked.grid.size))).iloc[::-1]
+    pd.testing.assert_frame_equal(
+        aicalib.predict_many(frame, where=Where(jobs=2)), aicalib.predict_many(frame)
+    )
+    assert aicalib.predict_many(frame.iloc[:0], where=Where(jobs=2)).empty
+    with pytest.raises(UnknownName, match="modle"):
+        aicalib.predict_many(frame.rename(columns={"model": "modle"}), where=Where(jobs=2))
+    own = tmp_path / "own.toml"
+    own.touch()
+    with pytest.raises(NotCovered, match="is a file of this machine"):
+        aicalib.predict_many(frame.assign(gpu=str(own)), where=Where(scheduler="tcp://127.0.0.1:9"))
+
+
 points = st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 4))
 
 
