@@ -180,6 +180,7 @@ def test_predict_from_a_line_from_an_answer_and_from_options_is_the_same(capsys,
     "arguments",
     [
         ["predict", "--launch", "python foo.py"],
+        ["predict", "--launch", "vllm serve --tensor-parallel-size 2"],
         ["predict", "--preset", "default,nonsense"],
         ["launch", "--kv", "int4"],
         ["launch", "--gemm", "int4_wo"],

@@ -375,6 +375,13 @@ def test_a_checkpoint_is_read_and_resolved_as_the_engine_does(tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["sglang", "vllm", "trtllm"])
+def test_heads_that_ranks_cannot_share_are_refused(engine):
+    found = refusal(model="llama-8b", gpu="h100-sxm", tp=3, engine=engine)
+    assert "does not divide the 32 attention heads of llama-3.1-8b" in str(found)
+    assert found.alternatives[:2] == ["tp 2", "tp 4"]
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm", "trtllm"])
 def test_a_file_that_no_engine_loads_is_noted(tmp_path, engine):
     config = json.loads(Path("aicalib/models/architectures.json").read_text())["qwen3-32b"]["config"]
     own, folder = tmp_path / "own.json", tmp_path / "own" / "config.json"

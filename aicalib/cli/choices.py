@@ -87,10 +87,14 @@ def with_start(
     Raises
     ------
     RequestError
-        As `said_by_a_start`.
+        As `said_by_a_start`; also for a start of no model, where none is given.
     """
+    from aicalib.errors import InvalidValue
+
     given = {name for name in options if is_given(context, name)}
     said, notes = said_by_a_start(launch, server_info, options["engine_version"])
+    if said.get("model") is None and "model" not in given:
+        raise InvalidValue("the start names no model", ["--model NAME beside it"])
     for note in notes:
         typer.echo(f"note: {note}", err=True)
     return {**options, **{name: value for name, value in said.items() if name not in given}}

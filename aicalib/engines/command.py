@@ -40,6 +40,7 @@ class Command:
 
     def __post_init__(self) -> None:
         parser_version(self.request.engine, self.request.engine_version)  # refuses what no parser was read of
+        _check_heads(self.request)
 
     @property
     def label(self) -> str:
@@ -127,6 +128,25 @@ class Command:
                 )
             else:
                 self.add(option, spellings, None if row["kind"] == "switch" else value)
+
+
+def _check_heads(request: Request) -> None:
+    """Check that attention ranks can share the model's heads evenly, as engines assert on a GPU.
+
+    Raises
+    ------
+    Refusal
+    """
+    arch, tp, dp = request.architecture, request.tp, request.dp
+    if arch is None or request.on_cpu or tp % dp or arch.heads % (tp // dp) == 0:
+        return
+    widths = sorted(
+        (each * dp for each in range(1, 2 * tp) if arch.heads % each == 0), key=lambda w: abs(w - tp)
+    )
+    raise Refusal(
+        f"tp {tp} (dp {dp}) does not divide the {arch.heads} attention heads of {arch.name}",
+        *({"tp": width} for width in widths),
+    )
 
 
 def model_path(command: Command) -> str | None:
