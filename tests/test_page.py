@@ -335,6 +335,7 @@ def test_report_writes_a_page_and_does_not_write_over_it(report, tmp_path):
     ("arguments", "says"),
     [
         ("-o page.pdf", "page.html"),
+        ("-o .", "report.html"),
         ("-o none/page.html", "there is no folder"),
         ("--model llamma-70b", "llama"),
         ("--db none.duckdb", "none.duckdb"),

@@ -78,7 +78,10 @@ def report(
     from aicalib.resolve import resolve
 
     if output.suffix.lower() not in (".html", ".htm"):
-        raise InvalidValue(f"--output {output}: a page ends in .html", [str(output.with_suffix(".html"))])
+        raise InvalidValue(
+            f"--output {output}: a page ends in .html",
+            [str(output / "report.html" if output.is_dir() else output.with_suffix(".html"))],
+        )
     if not output.resolve().parent.is_dir():
         raise InvalidValue(f"--output {output}: there is no folder {output.resolve().parent}")
     if output.exists() and not force:
