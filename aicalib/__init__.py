@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from aicalib.calibrate.evaluate import Evaluation
     from aicalib.deployment import Deployment, Workload
+    from aicalib.plan.workers import Where
     from aicalib.prediction import Prediction
     from aicalib.profiles import Profile
 
@@ -46,8 +47,17 @@ def predict(deployment: Deployment, workload: Workload, profile: Profile | None 
     return predict(deployment, workload, profile)
 
 
-def predict_many(frame: pd.DataFrame, profile: Profile | None = None) -> pd.DataFrame:
-    """Predict a table, one row a configuration; see `aicalib.prediction.predict_many`."""
+def predict_many(
+    frame: pd.DataFrame, profile: Profile | None = None, where: Where | None = None
+) -> pd.DataFrame:
+    """Predict a table, one row a configuration; see `aicalib.prediction.predict_many`.
+
+    `where` is an `aicalib.plan.workers.Where`: so many cores of this machine, or the workers of a Dask scheduler.
+    """
+    if where is not None:
+        from aicalib.plan.table import predict_table
+
+        return predict_table(frame, profile, where)
     from aicalib.prediction import predict_many
 
     return predict_many(frame, profile)

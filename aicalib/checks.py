@@ -74,11 +74,16 @@ def wrong_numbers(
         if name in SETTINGS:
             bad &= ~np.isnan(value)
         for place in np.flatnonzero(bad):
-            yield int(place), InvalidValue(f"{name} {value[place]:g} is not a positive whole number")
+            works = max(int(value[place]), 1) if np.isfinite(value[place]) else 1
+            yield (
+                int(place),
+                InvalidValue(f"{name} {value[place]:g} is not a positive whole number", [f"{name} {works}"]),
+            )
     for name in ("isl", "osl"):
         value = numbers[name]
         for place in np.flatnonzero(~np.isfinite(value) | (value < 1.0)):
-            yield int(place), InvalidValue(f"{name} {value[place]:g} is not a number of tokens from 1 on")
+            said = f"{name} {value[place]:g} is not a number of tokens from 1 on"
+            yield int(place), InvalidValue(said, [f"{name} 1024"])
     longest = numbers["isl"] + numbers["osl"]
     for place in np.flatnonzero((max_position > 0) & (longest > max_position)):
         yield (

@@ -1,6 +1,7 @@
 """The errors that aicalib raises on purpose.
 
 AicalibError
+├── WorkLost                what workers of other machines lost on the way: exit status 1
 └── RequestError            the request is wrong or refused; the command ends with exit status 2
     ├── UnknownName         a model, accelerator, mode, engine or profile that no table holds
     ├── InvalidValue        a value outside its range, or values that contradict each other
@@ -19,6 +20,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 class AicalibError(Exception):
     """Base of all errors raised on purpose."""
+
+
+class WorkLost(AicalibError):
+    """Work that was lost with its workers, or with the scheduler that gives it to them."""
 
 
 class RequestError(AicalibError):
@@ -80,11 +85,28 @@ class NoWorkers(RequestError):
 
 
 class UnknownName(RequestError):
-    """A name that no table holds; the near misses are the alternatives."""
+    """A name that no table holds; the near misses are the alternatives.
+
+    Parameters
+    ----------
+    what, name : str
+    options : iterable of str
+    aliases : iterable of str
+        Further spellings that are near misses too.
+    listed_by : str, optional
+        The command that prints all of them.
+    """
 
     kind = "unknown_name"
 
-    def __init__(self, what: str, name: str, options: Iterable[str], aliases: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        what: str,
+        name: str,
+        options: Iterable[str],
+        aliases: Iterable[str] = (),
+        listed_by: str | None = None,
+    ) -> None:
         from difflib import get_close_matches
 
         known = sorted(options)
@@ -95,6 +117,7 @@ class UnknownName(RequestError):
             if near
             else f"known are {', '.join(known[:12])}" + (", ..." if len(known) > 12 else "")
         )
+        hint += f" '{listed_by}' lists all" if listed_by else ""
         super().__init__(f"unknown {what} '{name}'; {hint}", near or known)
 
 

@@ -295,7 +295,7 @@ def _drafting(asked: Asked, build: Build, refuse: Refuse) -> Drafting | None:
 def _draft_identity(who: Identity, model: str, gemm: str | None) -> Identity:
     """Return the draft model as an identity of its own on the same accelerator and engine, with the same cache."""
     found = identify(
-        model, who.accelerator.name, gemm, who.quant.kvcache.name, None, None, who.engine, who.engine_version
+        model, who.accelerator, gemm, who.quant.kvcache.name, None, None, who.engine, who.engine_version
     )
     if found.architecture.vocab_size > who.architecture.vocab_size:
         raise InvalidValue(

@@ -129,10 +129,10 @@ def _cache_and_attention(
 
 
 def identify(
-    model: str, gpu: str, gemm: str | None, kv: str | None, fmha: str | None, moe: str | None, engine: str,
-    engine_version: str | None,
+    model: str, gpu: str | Accelerator, gemm: str | None, kv: str | None, fmha: str | None, moe: str | None,
+    engine: str, engine_version: str | None,
 ) -> Identity:  # fmt: skip
-    """Look up one combination of names.
+    """Look up one combination of names; an accelerator that is known already is taken as it is.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def identify(
         With the reason and what would work.
     """
     arch = get_architecture(model)
-    accelerator = get_accelerator(gpu)
+    accelerator = gpu if isinstance(gpu, Accelerator) else get_accelerator(gpu)
     engine = {fold(name): name for name in ENGINES}.get(fold(engine), engine)
     if engine not in ENGINES:
         raise UnknownName("engine", engine, ENGINES)

@@ -19,7 +19,7 @@ KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name
 """All that is kept of a notebook's metadata: the rest names the Python that ran it."""
 
 LIMIT_S = 300
-"""Of one cell."""
+"""Of one cell, of a kernel that starts, and of an output that is on its way, however busy the machine is."""
 
 
 def notebook_of(pair: Path) -> NotebookNode:
@@ -33,11 +33,18 @@ def notebook_of(pair: Path) -> NotebookNode:
 
 
 def execute(notebook: NotebookNode) -> NotebookNode:
-    """Run a notebook in its own folder and in this Python; return it with its outputs."""
+    """Run a notebook in its own folder and in this Python; return it with its outputs.
+
+    What a cell prints is one output, however long it took from line to line, and all of it or an error.
+    """
     client = NotebookClient(
         notebook,
         kernel_name="python3",
         timeout=LIMIT_S,
+        startup_timeout=LIMIT_S,
+        iopub_timeout=LIMIT_S,
+        raise_on_iopub_timeout=True,
+        coalesce_streams=True,
         record_timing=False,
         resources={"metadata": {"path": str(FOLDER)}},
     )

@@ -205,7 +205,9 @@ def _check(path: Path, name: str, value: Any) -> None:
         near = get_close_matches(name, [*kinds, "server_info", "run"], n=3)
         known = ", ".join(key for key in KEYS if key not in METRICS)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {known}"
-        raise SidecarError(f"{path}: {name} is no key of a run; {hint}")
+        raise SidecarError(
+            f"{path}: {name} is no key of a run; {hint} (it stands beside results: it is read as what they lack)"
+        )
     if name in METRICS:
         raise SidecarError(f"{path}: {name} is a measured figure: it comes from the result file alone")
     kind = kinds[name]

@@ -69,7 +69,7 @@ class Simulated:
         if self.start_fails(line):
             record = {**keys, "outcome": "failed", "reason": "out_of_memory", "message": "no memory is left",
                       "lasting": True, "launch": line, "occasion": occasion}  # fmt: skip
-            keep_start(self.store, folder / "start_failed.jsonl", record)
+            keep_start(self.store, folder / f"{occasion}-start_failed.jsonl", record)
             self.tick("failure stored")
             yield Outcome("start_failed", planned, occasion, 5.0, None, "out_of_memory", "no memory is left")
             return

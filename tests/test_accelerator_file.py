@@ -208,6 +208,17 @@ def test_every_command_takes_a_file(write, capsys, monkeypatch, tmp_path):
     assert {each["gpu"] for each in scored["groups"]} == {"mine"}
 
 
+def test_a_draft_model_runs_on_a_users_own_accelerator(write):
+    path = write('name = "mine"\nlike = "h100-sxm"\n')
+    asked = {
+        "model": "llama-70b", "tp": 4, "spec_method": "eagle", "spec_tokens": 3, "spec_accept": 2.2,
+        "draft_model": "llama-8b",
+    }  # fmt: skip
+    own, like = (aicalib.predict(*aicalib.question(gpu=gpu, **asked)) for gpu in (path, "h100-sxm"))
+    plain = aicalib.predict(*aicalib.question(gpu=path, **{"model": "llama-70b", "tp": 4}))
+    assert own.memory.weights_bytes[0] == like.memory.weights_bytes[0] > plain.memory.weights_bytes[0]
+
+
 def test_a_table_takes_files_and_refuses_a_wrong_one_by_row(write):
     good, bad = write(SHORT), write("name = 1", "bad.toml")
     found = aicalib.predict_many(pd.DataFrame({"gpu": [good, bad, "h100"], "model": "llama-8b"}))

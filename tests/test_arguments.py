@@ -180,12 +180,14 @@ def test_predict_from_a_line_from_an_answer_and_from_options_is_the_same(capsys,
     "arguments",
     [
         ["predict", "--launch", "python foo.py"],
+        ["predict", "--launch", "vllm serve --tensor-parallel-size 2"],
         ["predict", "--preset", "default,nonsense"],
         ["launch", "--kv", "int4"],
         ["launch", "--gemm", "int4_wo"],
         ["launch", "--engine", "trtllm", "--gemm", "fp8", "--tp", "4"],
         ["quant", "map", "--engine", "nonsense"],
         ["list", "modes", "--engine", "sglang", "--gpu", "h1000"],
+        ["list", "modes", "--gpu", "h100"],
     ],
 )
 def test_a_refusal_leaves_with_two_and_says_why(capsys, arguments):

@@ -16,6 +16,7 @@ from aicalib.calibrate.runs import as_runs, engine_month, lockstep, mean_length,
 from aicalib.calibrate.score import score
 from aicalib.calibrate.ship import ship
 from aicalib.calibrate.validate import SPLITS, folds, left_out
+from aicalib.cli.main import main
 from aicalib.errors import InvalidValue
 from aicalib.features import FITTED_ACCEPTANCE
 from aicalib.nearness import NEARNESS
@@ -23,6 +24,7 @@ from aicalib.prediction import predict_batch
 from aicalib.profiles import Profile, all_coefficients, default_profile, load_profile, priors, uncalibrated
 from aicalib.profiles.coefficients import position
 from aicalib.serving.load import BURST, OPEN
+from perfdb import Store
 
 ROOT = Path(__file__).parent.parent
 
@@ -375,3 +377,12 @@ def test_every_coefficient_has_a_unit_a_source_and_a_prior_inside_its_bounds():
         assert each.unit, each.name
         assert each.meaning, each.name
         assert each.source, each.name
+
+
+def test_an_empty_store_has_no_run_to_evaluate(tmp_path, capsys):
+    path = tmp_path / "empty.duckdb"
+    with Store(path):
+        pass
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "--db", str(path)])
+    assert capsys.readouterr().err == f"error: no run in {path}\nwhat would work: aicalib ingest RESULTS\n"

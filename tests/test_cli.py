@@ -250,6 +250,7 @@ def test_an_engine_version_above_the_known_is_said_to_be_so(aicalib: Command) ->
         ("--load open", "invalid_value", "request_rate"),
         ("--load ramp", "unknown_name", "ramp"),
         ("--request-rate 0", "invalid_value", "request_rate 0"),
+        ("--request-rate 4 --concurrency 8", "invalid_value", "--max-concurrency"),
         ("--spec-method mtp --spec-tokens 2 --spec-accept 2", "invalid_value", "llama-3.3-70b"),
         ("--model deepseek-r1 --tp 8 --spec-method mtp --spec-tokens 2", "not_covered", "acceptance"),
         ("--isl -1", "invalid_value", "isl -1"),

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from aicalib.cli.main import main
-from aicalib.errors import AicalibError, NoWorkers
+from aicalib.errors import NoWorkers, WorkLost
 from aicalib.plan import workers
 from aicalib.plan.search.best import search
 from aicalib.plan.search.space import Sought
@@ -195,7 +196,7 @@ def test_the_result_is_the_same_after_a_worker_was_killed(cluster, small_chunks)
 def test_a_chunk_that_kills_its_workers_ends_the_work(cluster):
     cluster.start_worker("three")
     cluster.wait_for(2)
-    with pytest.raises(AicalibError, match="a chunk was lost on the cluster: KilledWorker"):
+    with pytest.raises(WorkLost, match="a chunk was lost on the cluster: KilledWorker"):
         list(run(operator.call, signal.raise_signal, [signal.SIGKILL], Where(scheduler=cluster.address)))
 
 
@@ -206,6 +207,25 @@ def test_a_scheduler_without_workers_is_refused(cluster, monkeypatch):
     monkeypatch.setattr(workers, "CONNECT_S", 0.3)
     with pytest.raises(NoWorkers, match="has no worker"):
         next(run(max, 0, [1], Where(scheduler=cluster.address)))
+
+
+def test_a_scheduler_that_is_lost_midway_is_told_in_one_line(tmp_path, capsys, monkeypatch, small_chunks):
+    cluster = Cluster(tmp_path)
+    ticks = iter([lambda: cluster.kill("scheduler")])
+    monkeypatch.setattr(
+        "aicalib.cli.sweep.progress", lambda *_: nullcontext(lambda: next(ticks, lambda: None)())
+    )
+    grid = tmp_path / "grid.toml"
+    grid.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in AXES.items() if name != "concurrency")
+                    + "concurrency = { first = 1, last = 512 }\n")  # fmt: skip
+    with pytest.raises(SystemExit) as left:
+        main(["sweep", str(grid), "--scheduler", cluster.address])
+    cluster.close()
+    printed = capsys.readouterr()
+    assert (left.value.code, printed.out) == (1, "")
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"error: the scheduler at {cluster.address} was lost; ")
+    assert line.endswith("chunks were done, and nothing of them is kept: ask again")
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "carrier-pigeon://127.0.0.1:8786", "nowhere"])

@@ -137,7 +137,7 @@ def test_vllms_rule_by_version(version, expected):
     asked = {**ON_CPU, "engine": "vllm", "engine_version": version, "mem_fraction": 0.4, "isl": 16, "osl": 16}
     memory = aicalib.predict(*aicalib.question(**asked)).memory
     if expected is None:
-        from aicalib.physics.memory import CPU_WORKER_BYTES
+        from aicalib.physics.pools.vllm import CPU_WORKER_BYTES
 
         held = memory.weights_bytes + memory.activation_bytes + CPU_WORKER_BYTES
         expected = 0.4 * 24 * 2**30 - held[0]

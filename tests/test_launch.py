@@ -374,6 +374,30 @@ def test_a_checkpoint_is_read_and_resolved_as_the_engine_does(tmp_path):
     refusal(**options, quantization="gptq")
 
 
+@pytest.mark.parametrize("engine", ["sglang", "vllm", "trtllm"])
+def test_heads_that_ranks_cannot_share_are_refused(engine):
+    found = refusal(model="llama-8b", gpu="h100-sxm", tp=3, engine=engine)
+    assert "does not divide the 32 attention heads of llama-3.1-8b" in str(found)
+    assert found.alternatives[:2] == ["tp 2", "tp 4"]
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm", "trtllm"])
+def test_a_file_that_no_engine_loads_is_noted(tmp_path, engine):
+    config = json.loads(Path("aicalib/models/architectures.json").read_text())["qwen3-32b"]["config"]
+    own, folder = tmp_path / "own.json", tmp_path / "own" / "config.json"
+    folder.parent.mkdir()
+    for file in (own, folder):
+        file.write_text(json.dumps(config))
+    asked = {"engine": engine, "gpu": "h100-sxm", "tp": 2}
+    assert any(
+        "no engine loads it" in note for note in launch(request_of({**asked, "model": str(own)})).notes
+    )
+    found = launch(request_of({**asked, "model": str(folder)}))
+    assert str(folder.parent) in found.argv
+    for each in (found, launch(request_of({**asked, "model": str(own), "checkpoint": str(folder.parent)}))):
+        assert not any("no engine loads it" in note for note in each.notes)
+
+
 # ------------------------------------------------------------------------------------------- products, properties
 
 

@@ -149,6 +149,33 @@ def test_failed_starts_and_clients_do_not_stop_it_and_are_not_tried_again(tmp_pa
     assert len(bench.runs()) == 1
 
 
+def test_where_every_start_failed_for_good_the_report_says_what_was_measured_and_that_no_choice_is_left(
+    tmp_path,
+):
+    bench = Bench(tmp_path, task_of(concurrency=(8,)), Rules(), start_fails=lambda line: True)
+    ended = bench.run()
+    assert (ended.kind, bench.state.failures) == ("every_start_failed", 2)
+    said = document(ended, bench.state, 60.0, None, None)
+    assert (said["choice"], said["settled"], said["next"]) == (None, False, [])
+    shown = "\n".join(text(said))
+    assert shown.count("out_of_memory: no memory is left") == 2
+    assert "choice: none" in shown
+    assert bench.run().kind == "every_start_failed"  # another session knows it too, and starts nothing
+    assert bench.state.failures == 2
+
+
+def test_a_server_that_runs_already_is_measured_whatever_failed_to_start(tmp_path):
+    task = task_of(("default",), concurrency=(8,))
+    failed = Bench(tmp_path, task, Rules(), start_fails=lambda line: True)
+    assert failed.run().kind == "every_start_failed"
+    running = Bench(tmp_path, task, Rules())
+    with Journal(tmp_path / "another", ABOUT) as kept:
+        ended = Loop(
+            task, running.store, running.engine, kept, default_profile(), running.rules, serving=True
+        ).run()
+    assert (ended.kind, kept.state.runs) == ("settled", 1)
+
+
 def test_failures_in_a_row_end_it_and_all_is_kept(tmp_path):
     bench = Bench(
         tmp_path, task_of(), Rules(spend=True, runs=9, most_failures=2),

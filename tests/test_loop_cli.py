@@ -88,6 +88,22 @@ def test_where_nothing_could_be_measured_nothing_is_settled_and_each_failure_is_
     assert (status, found["settled"], found["ended"]["kind"]) == (1, False, "nothing_left")
 
 
+def test_where_every_start_failed_for_good_the_report_is_given_and_the_status_is_2(
+    options, capsys, monkeypatch
+):
+    monkeypatch.setenv("STAND_IN_ENGINE", "out_of_memory")
+    status, out, err = answer(capsys, "loop", *options)
+    assert status == 2
+    assert "ended, every start failed: " in out
+    assert out.count("out_of_memory: torch.OutOfMemoryError") == 2
+    assert "error: no point of task 'stand in' is left" in err
+    status, out, _ = answer(capsys, "loop", *options, "--json")
+    found = json.loads(out)
+    assert (status, found["ended"]["kind"], found["choice"], len(found["steps"])) == (
+        2, "every_start_failed", None, 2,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "more", "words"),
     [

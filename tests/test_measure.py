@@ -467,3 +467,15 @@ def test_a_dry_run_prints_the_commands(tmp_path, capsys):
         assert each["launch"][-4:] == ["--host", "127.0.0.1", "--port", "30000"]
         assert each["bench"]
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_a_dry_run_calls_the_client_by_its_python(tmp_path, capsys, engine):
+    where = f"--engine-python /e/python --client-python /c/python --results {tmp_path / 'r'} --profile priors"
+    with pytest.raises(SystemExit):
+        main(
+            f"measure --model llama-8b --gpu h100 --engine {engine} --dry-run --json {where}".split(),
+        )
+    (start,) = json.loads(capsys.readouterr().out)["starts"]
+    assert start["launch"][0] == "/e/python"
+    assert [line[:2] for line in start["bench"]] == [["/c/python", "-m"]]

@@ -16,7 +16,7 @@ from aicalib.calibrate.records import read_runs
 from aicalib.calibrate.startup import evaluate_startups
 from aicalib.engines.defaults import prefill_buckets
 from aicalib.models import get_architecture, list_architectures, parameters
-from aicalib.physics.kv_cache import cells, sglang_tokens
+from aicalib.physics.kv_cache import cells
 from aicalib.physics.memory import (
     GIB,
     MIB,
@@ -26,10 +26,9 @@ from aicalib.physics.memory import (
     memory_of,
     needs,
     pool_tokens,
-    sglang_pool_bytes,
     spare_bytes,
-    vllm_pool_bytes,
 )
+from aicalib.physics.pools import sglang, vllm
 from aicalib.physics.weights import (
     buffer_bytes,
     draft_weight_bytes,
@@ -179,7 +178,7 @@ def test_bytes_of_a_token(options, cell):
 def test_a_window_pool_is_four_fifths_as_long():
     held = cells(one(model="gpt-oss-120b", tp=2))
     assert held.window[0] == held.full[0] == 18432
-    tokens = sglang_tokens(np.array([18432 * 1.8 * 1000 + 1]), held, np.array([0.8]), np.array([64.0]))
+    tokens = sglang.pool_tokens(np.array([18432 * 1.8 * 1000 + 1]), held, np.array([0.8]), np.array([64.0]))
     assert tokens[0] == 960  # 1000 in whole pages of 64
 
 
@@ -202,8 +201,8 @@ def test_draft_layers_count_from_0_5_18_on():
 
 
 def test_the_rules_themselves():
-    assert sglang_pool_bytes(np.array([78.0]), np.array([0.85]), np.array([16.0]))[0] == pytest.approx(50.3)
-    found = vllm_pool_bytes(*(np.array([value]) for value in (79.19, 0.95, 14.99, 1.89, 0.25, 0.0)))
+    assert sglang.pool_bytes(np.array([78.0]), np.array([0.85]), np.array([16.0]))[0] == pytest.approx(50.3)
+    found = vllm.pool_bytes(*(np.array([value]) for value in (79.19, 0.95, 14.99, 1.89, 0.25, 0.0)))
     assert found[0] == pytest.approx(58.10, abs=0.005)  # 58.11 logged for Llama-3.1-8B, vLLM 0.19
 
 

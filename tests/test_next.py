@@ -169,9 +169,11 @@ def test_runs_of_another_model_are_ignored_and_said(found):
 
 
 def failure(start, **more):
-    line = start.arguments.launch().line()
+    started = start.arguments.launch()
     return {
-        "launch": line,
+        "launch": started.line(),
+        "gpu": start.deployment["gpu"],
+        "engine_version": started.engine_version,
         "lasting": True,
         "reason": "out_of_memory",
         "message": "CUDA out of memory",
@@ -187,6 +189,16 @@ def test_a_start_that_failed_is_dropped_with_its_reason(found):
     assert "out_of_memory" in dropped.reason
     assert len(answer.runs) == ROWS - 2
     assert len(ask(failures=[failure(bad, lasting=False)]).runs) == ROWS
+
+
+@pytest.mark.parametrize("other", [{"gpu": "l40s"}, {"engine_version": "0.4.6"}])
+def test_a_start_failed_on_that_accelerator_under_that_version_only(found, other):
+    assert len(ask(failures=[failure(each, **other) for each in found.starts]).runs) == ROWS
+
+
+def test_a_start_with_another_memory_fraction_has_not_failed(found):
+    task = read_task({**TASK, "parameters": {**TASK["parameters"], "mem-fraction-static": [0.6]}})
+    assert next_runs(task, failures=[failure(each) for each in found.starts]).runs
 
 
 def test_of_a_large_task_the_best_by_prediction_are_looked_at(monkeypatch):
@@ -376,3 +388,6 @@ def test_bad_input_is_refused(capsys, store, tmp_path):
     path.write_text(json.dumps(TASK))
     assert run(capsys, path, "--db", tmp_path / "none.duckdb")[0] == 2
     assert run(capsys, path, "--count", 0)[0] == 2
+    for url in ("foo", "localhost:30000", "http://", "ftp://host"):
+        status, _, err = run(capsys, path, "--base-url", url)
+        assert (status, f"--base-url '{url}' is no address of a server" in err) == (2, True)

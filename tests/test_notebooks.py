@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from matplotlib import font_manager
 from nbformat import NotebookNode
 
 from checks.notebooks import FOLDER, execute, notebook_of
@@ -106,6 +107,9 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = tmp_path / name.lower()
         folder.mkdir()
         monkeypatch.setenv(name, str(folder))
+    # A matplotlib without a list of fonts makes one, and says so in the cell's output where that takes long.
+    fonts = tmp_path / "mplconfigdir" / f"fontlist-v{font_manager.FontManager.__version__}.json"
+    font_manager.json_dump(font_manager.fontManager, fonts)
 
 
 def _committed(pair: Path) -> NotebookNode:
@@ -184,6 +188,22 @@ def test_runs_is_true_and_gives_what_is_committed(pair: Path) -> None:
             [sorted(output.get("data", {})) for output in cell.get("outputs", [])] for cell in (old, new)
         ]
         assert kinds[0] == kinds[1]
+
+
+@pytest.mark.usefixtures("_own_folders")
+def test_what_a_cell_shows_does_not_depend_on_how_long_it_takes() -> None:
+    slow = [
+        "import time\nprint('one')\ntime.sleep(0.6)\nprint('two')",
+        "import os\nfrom pathlib import Path\n(fonts,) = Path(os.environ['MPLCONFIGDIR']).glob('fontlist-*')\n"
+        "made = fonts.stat().st_mtime_ns\nfrom matplotlib import font_manager\nfonts.stat().st_mtime_ns == made",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(each) for each in slow])
+    shown = [cell.outputs for cell in execute(notebook).cells]
+    assert [[each["output_type"] for each in outputs] for outputs in shown] == [
+        ["stream"],
+        ["execute_result"],
+    ]
+    assert [_text({"outputs": outputs}) for outputs in shown] == ["one two ", "True"]
 
 
 def test_a_stale_number_or_word_is_found() -> None:

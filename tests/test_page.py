@@ -335,6 +335,7 @@ def test_report_writes_a_page_and_does_not_write_over_it(report, tmp_path):
     ("arguments", "says"),
     [
         ("-o page.pdf", "page.html"),
+        ("-o .", "report.html"),
         ("-o none/page.html", "there is no folder"),
         ("--model llamma-70b", "llama"),
         ("--db none.duckdb", "none.duckdb"),
@@ -356,10 +357,24 @@ def test_report_of_a_store_says_what_to_measure_next(report, tmp_path, records):
         store.ingest(runs)
     task = ROOT / "examples" / "quant_preset_task.json"
     status, out, err = report("--model", "deepseek-r1", "--gpu", "h200", "--tp", 1, "--task", task)
-    assert (status, out, err) == (0, "wrote report.html\n", "")
+    assert (status, out) == (0, "wrote report.html\n")
     read = check_html((tmp_path / "report.html").read_text())
-    assert "What to measure next" in read.words
+    notes = [
+        "the task is about model llama-3.1-8b, the page about deepseek-r1",
+        "the task is about gpu h100-sxm, the page about h200-sxm",
+    ]
+    assert err.splitlines() == [f"note: {each}" for each in notes]
+    assert {*notes, "What to measure next"} <= {each.strip() for each in read.words}
     assert any("bench_serving" in each for each in read.words)
+
+
+def test_report_notes_a_task_about_something_else(report, tmp_path):
+    task = ROOT / "examples" / "quant_preset_task.json"
+    status, out, err = report("--model", "llama-8b", "--task", task, "--engine", "vllm", "--json")
+    note = "the task is about engine sglang, the page about vllm"
+    assert (status, err) == (0, f"note: {note}\n")
+    assert json.loads(out)["next"]["notes"][0] == note
+    assert report("--model", "llama-8b", "--task", task, "--force")[2] == ""
 
 
 # make test-browser

@@ -150,6 +150,28 @@ def test_what_cannot_be_is_refused_with_the_reason(options, error, words):
         one(**({"model": "llama-3.3-70b"} | options))
 
 
+@pytest.mark.parametrize(
+    ("options", "works"),
+    [
+        ({"isl": 0}, {"isl": 1024}),
+        ({"osl": float("inf")}, {"osl": 1024}),
+        ({"concurrency": 2.5}, {"concurrency": 2}),
+        ({"tp": 0}, {"tp": 1}),
+    ],
+)
+def test_a_wrong_number_says_what_would_work_and_that_works(options, works):
+    with pytest.raises(InvalidValue) as refused:
+        one(model="llama-3.2-1b", **options)
+    (name, value), *_ = works.items()
+    assert refused.value.alternatives == [f"{name} {value}"]
+    assert one(model="llama-3.2-1b", **works)
+
+
+def test_an_unknown_format_says_where_all_are_listed():
+    with pytest.raises(UnknownName, match="'aicalib list modes' lists all"):
+        one(model="llama-3.3-70b", gemm="fp9")
+
+
 def test_an_unknown_option_is_refused():
     with pytest.raises(UnknownName, match="did you mean"):
         resolve({"modle": ["llama-70b"]})

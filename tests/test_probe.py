@@ -208,3 +208,5 @@ def test_a_file_that_would_not_be_read_as_one_is_refused(tmp_path, capsys):
     status, said = run(capsys, "--output", tmp_path / "machine.txt")
     assert status == 2
     assert "ends in .toml" in said.err
+    status, said = run(capsys, "--output", ".")
+    assert (status, "what would work: machine.toml" in said.err) == (2, True)

@@ -13,6 +13,7 @@ import pytest
 from aicalib.cli.main import main
 from aicalib.errors import InvalidValue
 from aicalib.hardware import get_accelerator
+from aicalib.report.evidence import evidence_lines
 from aicalib.report.explain import KEYS, as_json, explain_text, roof_s, si
 from aicalib.report.pictures.roofline import draw
 from aicalib.report.pictures.style import picture_file, save
@@ -246,3 +247,17 @@ def test_plots_are_loaded_only_when_drawn():
     code = "import sys, aicalib.report.pictures.roofline, aicalib.report.explain; print('matplotlib' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+def test_a_nearest_run_says_what_it_measured_alone():
+    run = {
+        "distance": 0.5, "family": "llama-3", "gpu": "h100-sxm", "engine": "sglang", "gemm": "fp8", "tp": 4,
+        "isl": 1024, "osl": 256, "concurrency": 8, "source": "s", "src_ref": "r",
+    }  # fmt: skip
+    for measured, said in (
+        ({"ttft_ms": None, "tpot_ms": 12.0}, "at 8: TPOT 12.00 ms"),
+        ({"ttft_ms": 90.0, "tpot_ms": 12.0}, "at 8: TTFT 90.00 ms, TPOT 12.00 ms"),
+        ({"ttft_ms": None, "tpot_ms": None}, "at 8: neither TTFT nor TPOT"),
+    ):
+        _, _, line, _ = evidence_lines({"evidence": [run | {"measured": measured}]})
+        assert line.endswith(said)

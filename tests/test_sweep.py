@@ -72,11 +72,18 @@ def test_the_best_are_those_of_the_whole_table(asked, found, everything):
     starts = [name for name in AXES if name not in ("model", "isl", "concurrency")]
     within = within.sort_values("total", ascending=False, kind="stable")
     within = within.drop_duplicates(["model", "isl", *starts])
+    figures = ["model", "isl", "concurrency", "output_tok_s_per_gpu", "ttft_ms", "tpot_ms", "e2e_ms"]
+    alike = within.groupby(figures, sort=False)["tp"].count() - 1
+    assert alike.max() == 1  # the memory fraction
+    within = within.drop_duplicates(figures)
+    within["alike"] = alike.to_numpy()
     table = asked.table(found.best)
     for group, best in table.groupby(["model", "isl"]):
         expected = within[(within["model"] == group[0]) & (within["isl"] == group[1])].head(2)
         np.testing.assert_allclose(best["output_tok_s_per_gpu"], expected["output_tok_s_per_gpu"], rtol=1e-12)
         assert (best["tpot_ms"] <= LEVEL).all()
+        rows = table.index.get_indexer(best.index)
+        assert (found.best.starts[rows] - 1).tolist() == expected["alike"].tolist()
     assert table.groupby(["model", "isl"]).ngroups == within.groupby(["model", "isl"]).ngroups
 
 
@@ -99,6 +106,21 @@ def test_chunks_and_processes_make_no_difference(asked, found, monkeypatch):
             np.testing.assert_array_equal(column, same)
 
 
+def test_a_table_is_the_same_whoever_predicts_it(asked, everything, monkeypatch, tmp_path):
+    monkeypatch.setattr("aicalib.plan.table.PART", 77)
+    frame = pd.DataFrame(asked.grid.columns(np.arange(asked.grid.size))).iloc[::-1]
+    pd.testing.assert_frame_equal(
+        aicalib.predict_many(frame, where=Where(jobs=2)), aicalib.predict_many(frame)
+    )
+    assert aicalib.predict_many(frame.iloc[:0], where=Where(jobs=2)).empty
+    with pytest.raises(UnknownName, match="modle"):
+        aicalib.predict_many(frame.rename(columns={"model": "modle"}), where=Where(jobs=2))
+    own = tmp_path / "own.toml"
+    own.touch()
+    with pytest.raises(NotCovered, match="is a file of this machine"):
+        aicalib.predict_many(frame.assign(gpu=str(own)), where=Where(scheduler="tcp://127.0.0.1:9"))
+
+
 points = st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 4))
 
 
@@ -106,7 +128,10 @@ points = st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(0, 4))
 def test_fronts_of_groups_are_fronts_however_they_come_in(listed, step):
     table = np.array(listed, dtype=int).reshape(-1, 3)
     group, first, second = table.T
-    kept = Kept(np.arange(len(table)), group, np.zeros(len(table)), first.astype(float), second.astype(float))
+    nothing = np.zeros(len(table))
+    kept = Kept(
+        np.arange(len(table)), group, nothing, first.astype(float), second.astype(float), nothing, nothing.astype(int)
+    )  # fmt: skip
     fronts = _Fronts()
     for begin in range(0, len(listed), step):
         fronts.add(kept.take(np.arange(begin, min(begin + step, len(listed)))))
@@ -207,6 +232,18 @@ def test_the_command_answers_each_group(grid_file, capsys):
     assert "64 configurations" in out
     assert out.count("calibrated") == 2
     assert "tp 3 (dp 1) does not divide the 64 attention heads of qwen3-32b" in out
+
+
+def test_settings_that_change_nothing_are_no_starts_of_their_own(grid_file, capsys):
+    with open(grid_file, "a") as grid:
+        grid.write("mem_fraction = [nan, 0.8, 0.85]\n")
+    status, out, _ = command(capsys, grid_file, "--by", "model", "--top", "1", "--json")
+    best = json.loads(out)["best"]
+    assert (status, [row["starts_alike"] for row in best]) == (0, [2, 2])
+    assert [row["mem_fraction"] for row in best] == [None, None]
+    out = command(capsys, grid_file, "--by", "model", "--top", "1")[1]
+    assert out.count("and 2 alike") == 2
+    assert "alike: starts under the same load" in out
 
 
 def test_groups_that_keep_no_level_are_counted(grid_file, capsys):

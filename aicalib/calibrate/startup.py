@@ -14,17 +14,8 @@ from aicalib.calibrate.runs import EXPERTS_ONLY
 from aicalib.calibrate.score import Score, score
 from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName
 from aicalib.hardware import get_accelerator
-from aicalib.physics.memory import (
-    DRIVER_BYTES,
-    GIB,
-    SGLANG_DRAFT_FIRST,
-    counted_graph_bytes,
-    memory_of,
-    needs,
-    pool_tokens,
-    sglang_pool_bytes,
-    vllm_pool_bytes,
-)
+from aicalib.physics.memory import DRIVER_BYTES, GIB, memory_of, needs, pool_tokens
+from aicalib.physics.pools import sglang, vllm
 from aicalib.resolve import resolve
 
 Array = NDArray[np.float64]
@@ -258,7 +249,7 @@ def _predicted(batch: Batch, rows: list[Mapping[str, Any]]) -> dict[str, Array]:
     after = np.fmin(after, _column(rows, "avail_mem_after_load_min_gib", GIB))
     weights = _column(rows, "weights_gib", GIB)
     drafted = _or(_column(rows, "draft_weights_gib", GIB), np.zeros(len(rows)))
-    drafted = np.where(has_version & (system.version >= SGLANG_DRAFT_FIRST), drafted, 0.0)
+    drafted = np.where(has_version & (system.version >= sglang.DRAFT_FIRST), drafted, 0.0)
     total = _or(
         _column(rows, "gpu_mem_total_gib", GIB), np.where(has_gpu, need.memory - DRIVER_BYTES, np.nan)
     )
@@ -267,11 +258,11 @@ def _predicted(batch: Batch, rows: list[Mapping[str, Any]]) -> dict[str, Array]:
     fraction = settings.memory_fraction
     pool = np.where(
         system.on_vllm,
-        vllm_pool_bytes(
+        vllm.pool_bytes(
             total, fraction, weights, _column(rows, "activation_peak_gib", GIB), fixed,
-            counted_graph_bytes(need, graphs),
+            vllm.counted_graph_bytes(need.version, graphs),
         ),
-        sglang_pool_bytes(before, fraction, _or(before - after, weights) + drafted),
+        sglang.pool_bytes(before, fraction, _or(before - after, weights) + drafted),
     )  # fmt: skip
     tokens, _ = pool_tokens(need, pool, settings.chunk_tokens, context, ratio, page)
     # TensorRT-LLM prints the peak of a step, from which its rule starts, in no form that records hold.

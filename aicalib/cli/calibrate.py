@@ -158,7 +158,11 @@ def evaluate(
             records, rejected = stored_runs(store), []
     if not records:
         lines = "; ".join(f"line {each['line']}: {each['reason']}" for each in rejected[:3])
-        raise InvalidValue(f"no run in {', '.join(map(str, files or [store_path(db)]))}: {lines}")
+        where = ", ".join(map(str, files or [store_path(db)]))
+        raise InvalidValue(
+            f"no run in {where}" + (f": {lines}" if lines else ""),
+            [] if files else ["aicalib ingest RESULTS"],
+        )
     found = score_runs(records, find_profile(profile, db, wait))
     if record:
         with Store(store_path(db), wait_s=wait) as store:

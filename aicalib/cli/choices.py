@@ -55,6 +55,30 @@ def with_width(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, "tp": int(batch.system.tp[batch.at[0]])}
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Tell whether an option stands on the command line."""
+    return getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+
+
+def check_arrivals(context: typer.Context, request_rate: float | None) -> None:
+    """Check that not both a concurrency and a rate of arrivals are asked.
+
+    Raises
+    ------
+    InvalidValue
+    """
+    from math import isinf
+
+    from aicalib.errors import InvalidValue
+
+    if request_rate is not None and not isinf(request_rate) and is_given(context, "concurrency"):
+        raise InvalidValue(
+            f"--concurrency beside --request-rate {request_rate:g}: how many requests of an open loop are in flight "
+            "follows from the rate; a client that holds requests back (--max-concurrency) is not predicted",
+            [f"--request-rate {request_rate:g} alone", "--concurrency alone"],
+        )
+
+
 def with_start(
     context: typer.Context, options: Mapping[str, Any], launch: str | None, server_info: Path | None
 ) -> dict[str, Any]:
@@ -63,12 +87,14 @@ def with_start(
     Raises
     ------
     RequestError
-        As `said_by_a_start`.
+        As `said_by_a_start`; also for a start of no model, where none is given.
     """
-    given = {
-        name for name in options if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    }
+    from aicalib.errors import InvalidValue
+
+    given = {name for name in options if is_given(context, name)}
     said, notes = said_by_a_start(launch, server_info, options["engine_version"])
+    if said.get("model") is None and "model" not in given:
+        raise InvalidValue("the start names no model", ["--model NAME beside it"])
     for note in notes:
         typer.echo(f"note: {note}", err=True)
     return {**options, **{name: value for name, value in said.items() if name not in given}}

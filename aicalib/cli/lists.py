@@ -69,6 +69,7 @@ def gpus(
 
 @app.command()
 def modes(
+    context: typer.Context,
     engine: Annotated[
         str | None, typer.Option(help="Also which of them this engine starts: sglang, vllm or trtllm.")
     ] = None,
@@ -81,7 +82,14 @@ def modes(
 
     Nominal values, true bits, variants; with an engine, which of them it starts on an accelerator.
     """
+    from aicalib.cli.choices import is_given
+    from aicalib.errors import InvalidValue
     from aicalib.quant import MODES, FMHAQuantMode, GEMMQuantMode, MoEQuantMode, storage_bits, variants
+
+    idle = [each for each in ("engine_version", "gpu", "model") if engine is None and is_given(context, each)]
+    if idle:
+        flags = ", ".join("--" + each.replace("_", "-") for each in idle)
+        raise InvalidValue(f"{flags}: which modes start is asked of an engine", ["--engine sglang"])
 
     found: list[dict[str, Any]] = []
     for field, enum in MODES.items():

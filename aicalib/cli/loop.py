@@ -32,6 +32,7 @@ from aicalib.cli.where import (
     ClientVersion,
     EnginePython,
     Host,
+    MachineGpu,
     NumPrompts,
     Port,
     RunTimeout,
@@ -62,13 +63,8 @@ def loop(
         int, typer.Option(min=0, help="One of so many runs repeats an earlier one; 0 for none.")
     ] = 5,
     failures: Annotated[int, typer.Option(min=1, help="Failures in a row after which it ends.")] = 3,
-    gpu: Annotated[
-        str | None,
-        typer.Option(help="Accelerator that this machine has, or a .toml file of it. Default: the task's."),
-    ] = None,
-    engine_version: Annotated[
-        str | None, typer.Option(help="Default: that of runtime_image_tag, else the newest known.")
-    ] = None,
+    gpu: MachineGpu = None,
+    engine_version: opt.TaskEngineVersion = None,
     num_prompts: NumPrompts = None,
     engine_python: EnginePython = "python",
     client_python: ClientPython = None,
@@ -135,7 +131,10 @@ def loop(
                 measurer = partial(
                     measure, store=store, where=where, retries=0, num_prompts=prompts, tell=tell
                 )
-                looped = Loop(task, store, measurer, journal, used, rules, gpu, engine_version, watch)
+                looped = Loop(
+                    task, store, measurer, journal, used, rules, gpu, engine_version, watch,
+                    serving=base_url is not None,
+                )  # fmt: skip
                 ended = looped.run()
         except BaseException:
             if journal.state.asked:
@@ -164,6 +163,9 @@ def loop(
         typer.echo("\n" + "\n".join(text(found)))
         for note in dict.fromkeys((*found["remarks"], *found["notes"])):
             typer.echo(f"note: {note}")
+    if ended.kind == "every_start_failed":
+        typer.echo(f"error: {ended.reason}", err=True)
+        raise typer.Exit(2)
     if ended.kind == "too_many_failures" or not found["runs"]:
         raise typer.Exit(1)
 

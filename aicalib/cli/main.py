@@ -108,11 +108,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _refusal(error: Exception, as_json: bool) -> int:
-    """Report a request that is wrong or refused and return status 2; any other error is raised again."""
-    from aicalib.errors import RequestError
+    """Report what aicalib raises on purpose and return its status; any other error is raised again.
+
+    A request that is wrong or refused has status 2, a failure with a name of its own status 1.
+    """
+    from aicalib.errors import AicalibError, RequestError
 
     if isinstance(error, RequestError):
         return fail(error.kind, str(error), error.alternatives, as_json)
+    if isinstance(error, AicalibError):
+        fail("failure", str(error), [], as_json)
+        return 1
     if hasattr(error, "format_message"):  # wrong use of the command line
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "aicalib"

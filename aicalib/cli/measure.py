@@ -30,6 +30,7 @@ from aicalib.cli.where import (
     ClientVersion,
     EnginePython,
     Host,
+    MachineGpu,
     NumPrompts,
     Port,
     RunTimeout,
@@ -56,10 +57,7 @@ def measure(
     model: Annotated[
         str | None, typer.Option(help="Without either: what to deploy, as for 'aicalib launch'.")
     ] = None,
-    gpu: Annotated[
-        str | None,
-        typer.Option(help="Accelerator that this machine has, or a .toml file of it. Default: the task's."),
-    ] = None,
+    gpu: MachineGpu = None,
     gemm: opt.Gemm = None,
     kv: opt.Kv = None,
     fmha: opt.Fmha = None,
@@ -263,7 +261,7 @@ def _print_lines(
     """Print what would be run."""
     import shlex
 
-    from aicalib.measure.client import bench_command
+    from aicalib.measure.client import bench_command, client_command
     from aicalib.measure.server import base_url, command_of, model_of
 
     url = where.base_url or base_url(where.host, where.port)
@@ -279,11 +277,12 @@ def _print_lines(
             )
             for load in each.levels
         ]  # fmt: skip
-        documents.append({"launch": command, "env": dict(start.env), "bench": [list(line) for line in lines]})
+        sent = [client_command(line, where.python_of_client) for line in lines]
+        documents.append({"launch": command, "env": dict(start.env), "bench": sent})
         if not as_json:
             env = [f"{name}={shlex.quote(value)}" for name, value in start.env.items()]
             shown = [" ".join([*env, shlex.join(command)])] if command else []
-            typer.echo("\n".join([*shown, *(f"  {shlex.join(line)}" for line in lines)]))
+            typer.echo("\n".join([*shown, *(f"  {shlex.join(line)}" for line in sent)]))
     if as_json:
         print_json({"starts": documents})
     typer.echo("nothing was run; each run gets a seed of its own", err=True)

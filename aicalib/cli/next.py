@@ -29,12 +29,8 @@ if TYPE_CHECKING:
 def next_(
     path: opt.TaskFile,
     count: Annotated[int, typer.Option(help="Runs to propose; they do not repeat each other.")] = 1,
-    gpu: Annotated[
-        str | None, typer.Option(help="Accelerator. Default: benchmark.gpu_type of the task, else h100-sxm.")
-    ] = None,
-    engine_version: Annotated[
-        str | None, typer.Option(help="Default: that of runtime_image_tag, else the newest known.")
-    ] = None,
+    gpu: opt.TaskGpu = None,
+    engine_version: opt.TaskEngineVersion = None,
     base_url: Annotated[
         str | None,
         typer.Option("--base-url", help="Of the server. Default: the engine's own port on this machine."),
@@ -51,13 +47,14 @@ def next_(
     what the choice is expected to lose. What the store holds of the task is known.
     """
     from aicalib.loop.next import next_runs
+    from aicalib.measure.server import address
     from aicalib.plan.tasks.task import load_task
 
-    task = load_task(path)
+    task, url = load_task(path), None if base_url is None else address(base_url)
     records, failures = _stored(db, wait)
     found = next_runs(
         task, records, find_profile(profile, db, wait), count, gpu=gpu, engine_version=engine_version,
-        failures=failures, base_url=base_url, seed=seed,
+        failures=failures, base_url=url, seed=seed,
     )  # fmt: skip
     if json:
         print_json(document(found))

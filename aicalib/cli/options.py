@@ -45,6 +45,12 @@ PrefillDp = Annotated[int | None, typer.Option(help="Attention-data-parallel ran
 PrefillEp = Annotated[int | None, typer.Option(help="Expert ranks in these.")]
 PrefillInstances = Annotated[int | None, typer.Option(help="How many of these. Default: 1.")]
 DecodeInstances = Annotated[int | None, typer.Option(help="How many that decode. Default: 1.")]
+TaskGpu = Annotated[
+    str | None, typer.Option(help="Accelerator. Default: benchmark.gpu_type of the task, else h100-sxm.")
+]
+TaskEngineVersion = Annotated[
+    str | None, typer.Option(help="Default: that of runtime_image_tag, else the newest known.")
+]
 TaskFile = Annotated[Path, typer.Argument(metavar="TASK.json", help="The autotuner's task file.")]
 Isl = Annotated[float, typer.Option(help="Mean input tokens.")]
 Osl = Annotated[float, typer.Option(help="Mean output tokens.")]

@@ -91,7 +91,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """Predict latency, throughput and memory of one deployment."""
-    from aicalib.cli.choices import apply_preset, with_start
+    from aicalib.cli.choices import apply_preset, check_arrivals, with_start
     from aicalib.cli.draw import check_picture, draw_picture
     from aicalib.errors import InvalidValue
     from aicalib.prediction import predict_batch
@@ -114,6 +114,7 @@ def predict(
     for name, value in options.items():
         if value != value:
             raise InvalidValue(f"{name} is not a number")
+    check_arrivals(context, request_rate)
     if launch is not None or server_info is not None:
         options = with_start(context, options, launch, server_info)
     asked: list[str | None] = [None] if preset is None else [each.strip() for each in preset.split(",")]

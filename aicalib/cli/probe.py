@@ -33,7 +33,8 @@ def probe(
 
     if output is not None and output.suffix.lower() != SUFFIX:
         raise InvalidValue(
-            f"--output {output}: an accelerator file ends in {SUFFIX}", [str(output.with_suffix(SUFFIX))]
+            f"--output {output}: an accelerator file ends in {SUFFIX}",
+            [str(output / f"machine{SUFFIX}" if output.is_dir() else output.with_suffix(SUFFIX))],
         )
     if output is not None and output.exists() and not force:
         raise InvalidValue(f"{output} is there already; --force writes over it", ["--force"])

@@ -20,6 +20,7 @@ from aicalib.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from aicalib.prediction import Prediction
     from aicalib.profiles import Profile
 
 DEFAULT_OUTPUT = Path("report.html")
@@ -70,14 +71,17 @@ def report(
     The page holds its pictures, runs no scripts and loads nothing. With --json its data is printed as well.
     """
     from aicalib.calibrate.evaluate import evaluate
-    from aicalib.cli.choices import apply_preset, with_start
+    from aicalib.cli.choices import apply_preset, check_arrivals, with_start
     from aicalib.errors import InvalidValue
     from aicalib.prediction import predict_batch
     from aicalib.report.page import Asked, document, page
     from aicalib.resolve import resolve
 
     if output.suffix.lower() not in (".html", ".htm"):
-        raise InvalidValue(f"--output {output}: a page ends in .html", [str(output.with_suffix(".html"))])
+        raise InvalidValue(
+            f"--output {output}: a page ends in .html",
+            [str(output / "report.html" if output.is_dir() else output.with_suffix(".html"))],
+        )
     if not output.resolve().parent.is_dir():
         raise InvalidValue(f"--output {output}: there is no folder {output.resolve().parent}")
     if output.exists() and not force:
@@ -87,6 +91,7 @@ def report(
         "ep": ep, "engine": engine, "engine_version": engine_version, "isl": isl, "osl": osl,
         "concurrency": concurrency, "request_rate": request_rate,
     }  # fmt: skip
+    check_arrivals(context, request_rate)
     if launch is not None or server_info is not None:
         options = with_start(context, options, launch, server_info)
     presets: list[str | None] = [None] if preset is None else [each.strip() for each in preset.split(",")]
@@ -99,7 +104,7 @@ def report(
         predictions.append(predict_batch(batch, used))
     records = _stored(store_path(db), wait, named=db is not None)
     held = None if records is None else evaluate(records, used)
-    teaches = None if task is None else _next(task, records or [], used)
+    teaches = None if task is None else _next(task, records or [], used, predictions[0])
     asked = Asked(presets, chosen, predictions, held, launch, teaches)
     data = document(asked)
     output.write_text(page(asked, data), encoding="utf-8")
@@ -120,10 +125,23 @@ def _stored(path: Path, wait_s: float, named: bool) -> list[dict[str, Any]] | No
         return stored_runs(store)
 
 
-def _next(task: Path, records: list[dict[str, Any]], profile: Profile) -> dict[str, Any]:
-    """Return what `aicalib next --json` prints of a task."""
+def _next(path: Path, records: list[dict[str, Any]], profile: Profile, shown: Prediction) -> dict[str, Any]:
+    """Return what `aicalib next --json` prints of a task; noted is where the page is about something else."""
     from aicalib.cli.next import document
     from aicalib.loop.next import next_runs
+    from aicalib.models import get_architecture
     from aicalib.plan.tasks.task import load_task
 
-    return document(next_runs(load_task(task), records, profile, NEXT_RUNS))
+    found = document(next_runs(load_task(path), records, profile, NEXT_RUNS))
+    who = shown.batch.deployment(0).identity
+    pairs = {
+        "model": (get_architecture(found["model"]).name, who.architecture.name),
+        "gpu": (found["gpu"], who.accelerator.name),
+        "engine": (found["engine"], who.engine),
+    }
+    for key, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            note = f"the task is about {key} {theirs}, the page about {ours}"
+            typer.echo(f"note: {note}", err=True)
+            found["notes"].insert(0, note)
+    return found

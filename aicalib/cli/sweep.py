@@ -24,6 +24,8 @@ from aicalib.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from aicalib.plan.sweep.cost import Cost
     from aicalib.plan.sweep.run import Sweep, Swept
     from aicalib.plan.workers import Where
@@ -119,7 +121,7 @@ def _document(asked: Sweep, found: Swept) -> dict[str, Any]:
         "evaluated": asked.grid.size,
         "statuses": dict(found.statuses),
         "refused": dict(found.refused.most_common()),
-        "best": asked.table(found.best).to_dict("records"),
+        "best": _best(asked, found).to_dict("records"),
         "pareto": asked.table(found.front).to_dict("records"),
         "work": {
             "chunks": len(found.busy_s),
@@ -128,6 +130,11 @@ def _document(asked: Sweep, found: Swept) -> dict[str, Any]:
             "configurations_s": asked.grid.size / found.wall_s,
         },
     }
+
+
+def _best(asked: Sweep, found: Swept) -> DataFrame:
+    """Return the best starts, each with how many further ones have the same figures."""
+    return asked.table(found.best).assign(starts_alike=found.best.starts - 1)
 
 
 def _print(asked: Sweep, found: Swept) -> None:
@@ -143,16 +150,19 @@ def _print(asked: Sweep, found: Swept) -> None:
     fixed = [f"{name} {values[0]}" for name, values in asked.grid.axes.items() if len(values) == 1]
     if fixed:
         echo(f"all with {', '.join(fixed)}")
-    table = asked.table(found.best)
+    table = _best(asked, found)
     groups = list(table.groupby(list(asked.by), sort=False)) if asked.by else [((), table)]
     rows = []
     for _, group in groups[:MOST_SHOWN]:
         for row in group.to_dict("records"):
             figures = [f"{row[name]:.4g}" for name in FIGURES]
-            rows.append([*(_cell(row[name]) for name in varied), *figures, str(row["origin"])])
+            alike = f"and {row['starts_alike']} alike" if row["starts_alike"] else ""
+            rows.append([*(_cell(row[name]) for name in varied), *figures, str(row["origin"]), alike])
     echo("")
-    header = [*varied, "tok/s/GPU", "TTFT ms", "TPOT ms", "e2e ms", "origin"]
-    print_table("", header, rows, "l" * len(varied) + "rrrrl")
+    header = [*varied, "tok/s/GPU", "TTFT ms", "TPOT ms", "e2e ms", "origin", ""]
+    print_table("", header, rows, "l" * len(varied) + "rrrrll")
+    if table["starts_alike"].any():
+        echo("alike: starts under the same load whose other settings change none of these figures")
     if len(groups) > MOST_SHOWN:
         echo(f"and {len(groups) - MOST_SHOWN} more groups: --json has all")
     if len(groups) < asked.groups:

@@ -34,12 +34,8 @@ MOST_SHOWN = 20
 
 def task(
     path: opt.TaskFile,
-    gpu: Annotated[
-        str | None, typer.Option(help="Accelerator. Default: benchmark.gpu_type of the task, else h100-sxm.")
-    ] = None,
-    engine_version: Annotated[
-        str | None, typer.Option(help="Default: that of runtime_image_tag, else the newest known.")
-    ] = None,
+    gpu: opt.TaskGpu = None,
+    engine_version: opt.TaskEngineVersion = None,
     keep: Annotated[int | None, typer.Option(help="Keep so many of the best points.")] = None,
     within: Annotated[
         float | None,

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+MachineGpu = Annotated[
+    str | None,
+    typer.Option(help="Accelerator that this machine has, or a .toml file of it. Default: the task's."),
+]
 EnginePython = Annotated[str, typer.Option(help="Python of the environment that holds the engine.")]
 ClientPython = Annotated[
     str | None, typer.Option(help="Python that holds the benchmark client. Default: the engine's.")

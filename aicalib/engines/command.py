@@ -40,6 +40,7 @@ class Command:
 
     def __post_init__(self) -> None:
         parser_version(self.request.engine, self.request.engine_version)  # refuses what no parser was read of
+        _check_heads(self.request)
 
     @property
     def label(self) -> str:
@@ -129,6 +130,25 @@ class Command:
                 self.add(option, spellings, None if row["kind"] == "switch" else value)
 
 
+def _check_heads(request: Request) -> None:
+    """Check that attention ranks can share the model's heads evenly, as engines assert on a GPU.
+
+    Raises
+    ------
+    Refusal
+    """
+    arch, tp, dp = request.architecture, request.tp, request.dp
+    if arch is None or request.on_cpu or tp % dp or arch.heads % (tp // dp) == 0:
+        return
+    widths = sorted(
+        (each * dp for each in range(1, 2 * tp) if arch.heads % each == 0), key=lambda w: abs(w - tp)
+    )
+    raise Refusal(
+        f"tp {tp} (dp {dp}) does not divide the {arch.heads} attention heads of {arch.name}",
+        *({"tp": width} for width in widths),
+    )
+
+
 def model_path(command: Command) -> str | None:
     """Return what the engine is told to load; None without a model."""
     request = command.request
@@ -140,7 +160,13 @@ def model_path(command: Command) -> str | None:
         return None
     if arch.hf_id:
         return arch.hf_id
-    return arch.source.removesuffix("/config.json") or arch.name
+    folder = arch.source.removesuffix("/config.json")
+    if folder.endswith(".json"):
+        command.notes.append(
+            f"{folder} describes the model, and no engine loads it: an engine takes a folder with config.json and "
+            "weights, or a repository (--checkpoint)"
+        )
+    return folder or arch.name
 
 
 def speculation(command: Command) -> tuple[str, int] | None:

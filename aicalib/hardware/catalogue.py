@@ -42,7 +42,7 @@ def get_accelerator(name: str) -> Accelerator:
         return read_accelerator(name, by_name, spellings)
     row = spellings.get(fold(name))
     if row is None:
-        raise UnknownName("accelerator", name, by_name)
+        raise UnknownName("accelerator", name, by_name, listed_by="aicalib list gpus")
     return by_name[row]
 
 

@@ -49,6 +49,13 @@ SETTINGS = (
 MOST_RUNS = 2000
 """Candidate runs that are believed of together: of a larger task the starts with the best predicted scores."""
 
+
+class EveryStartFailed(InvalidValue):
+    """Every start of a task that can run failed when it was tried, and would again."""
+
+    kind = "every_start_failed"
+
+
 ANOTHER = "of another model, GPU or engine, or of a load or setting that the model does not answer"
 """What is said of stored runs that no candidate's group holds."""
 
@@ -152,8 +159,9 @@ def candidates(
 
     Raises
     ------
+    EveryStartFailed
     RequestError
-        As `screen` raises; also if the profile knows no spreads, or if every start that can run has failed.
+        As `screen` raises; also if the profile knows no spreads.
     """
     if not profile.spreads:
         raise InvalidValue(
@@ -214,12 +222,19 @@ def _without_failed(
 ) -> tuple[tuple[Ranked, ...], tuple[Dropped, ...]]:
     """Return the starts that have not failed, and those that did and would again, with what they said.
 
+    A failure is a fact of that start alone: the same line, on the same accelerator, of the same version.
+
     Raises
     ------
-    InvalidValue
+    EveryStartFailed
         If no start is left.
     """
-    known = {each["launch"]: each for each in failures if each.get("lasting") and each.get("launch")}
+    at = (screening.gpu, screening.engine_version)
+    known = {
+        each.get("launch"): each
+        for each in failures
+        if each.get("lasting") and (each.get("gpu"), each.get("engine_version")) == at
+    }
     starts, failed = [], []
     for start in screening.ranked:
         failure = known.get(start.arguments.launch().line())
@@ -230,7 +245,7 @@ def _without_failed(
             failed.append(Dropped(start.point, "failed", said))
     if not starts:
         reasons = "; ".join(dict.fromkeys(each.reason for each in failed))
-        raise InvalidValue(
+        raise EveryStartFailed(
             f"no point of task '{screening.task.name}' is left: {len(screening.dropped)} were dropped, and all "
             f"{len(failed)} others failed: {reasons}"
         )

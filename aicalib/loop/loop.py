@@ -15,6 +15,7 @@ import numpy as np
 
 from aicalib.calibrate.records import make_store, read_store
 from aicalib.engines.launch import Launch
+from aicalib.loop.candidates import EveryStartFailed
 from aicalib.loop.next import Next, NextRun, next_runs
 from aicalib.loop.occasions import Scatter
 from aicalib.loop.recover import launch_of, load_of, recovered
@@ -108,6 +109,8 @@ class Loop:
         As `aicalib.plan.tasks.screen.screen` takes them.
     watch : callable
         Called with each event.
+    serving : bool
+        A server runs already: what failed when it was started elsewhere does not hold for it.
     """
 
     def __init__(
@@ -121,10 +124,12 @@ class Loop:
         gpu: str | None = None,
         engine_version: str | None = None,
         watch: Callable[[Event], object] = lambda event: None,
+        serving: bool = False,
     ) -> None:
         self._task, self._store, self._measure, self._journal = task, store, measure, journal
         self._profile, self._rules, self._watch = profile, rules, watch
         self._gpu, self._engine_version = gpu or task.gpu, engine_version
+        self._serving = serving
         self._up: _Wanted | None = None
         self._occasion: str | None = None
         self._following: _Wanted | None = None
@@ -184,7 +189,14 @@ class Loop:
 
     def _decide(self) -> _Wanted | None:
         """Return the run to be measured now, journaled; None where the loop ends."""
-        found, state = self._next(), self.state
+        state = self.state
+        try:
+            found = self._next()
+        except EveryStartFailed as error:
+            if not state.asked:
+                raise
+            self._ended = Ended("every_start_failed", str(error), self._next(known_failures=False))
+            return None
         end = self._rules.end(state, found, self._journal.spent_s)
         if end is not None:
             self._ended = Ended(*end, found)
@@ -209,9 +221,11 @@ class Loop:
             asked, fresh=repeated is not None and repeated[1].facts.get("occasion") == self._occasion
         )
 
-    def _next(self) -> Next:
-        """Return what is worth measuring now, by all that the store holds."""
+    def _next(self, known_failures: bool = True) -> Next:
+        """Return what is worth measuring now, by all that the store holds, or by its runs alone."""
         records, failures = read_store(self._store)
+        if self._serving or not known_failures:
+            failures = []
         up = self._up
         return next_runs(
             self._task, records, self._profile, failures=failures, taken=excluded(self.state),

@@ -95,7 +95,7 @@ def calibrated(found: Next, store: Path, base: Profile, name: str) -> OwnCalibra
 def document(
     ended: Ended, state: State, spent_s: float, own: OwnCalibration | None, saved: str | None
 ) -> dict[str, Any]:
-    """Return the end report of a loop as JSON has it.
+    """Return the end report of a loop as JSON has it; where every start failed, it has no choice.
 
     Parameters
     ----------
@@ -108,6 +108,7 @@ def document(
         Label under which its profile was stored.
     """
     found, screening = ended.found, ended.found.candidates.screening
+    startable = ended.kind != "every_start_failed"
     firsts = [
         (asked, state.came[asked.number])
         for asked in state.asked
@@ -128,8 +129,8 @@ def document(
         "minutes": round(spent_s / 60.0, 2),
         "measured_candidates": found.measured,
         "candidates": found.candidates.batch.at.size,
-        "settled": found.settled,
-        "choice": _choice(found),
+        "settled": startable and found.settled,
+        "choice": _choice(found) if startable else None,
         "learned": [] if own is None else _learned(own, state),
         "unmeasured": {metric: _before_measured(firsts, metric) for metric in FIGURES},
         "measured": {} if own is None else _scores(own),
@@ -145,7 +146,7 @@ def document(
                 "launch": list(run.launch.argv),
                 "bench": list(run.bench),
             }
-            for run in found.runs
+            for run in (found.runs if startable else ())
         ],
         "steps": [step(asked, state.came.get(asked.number)) for asked in state.asked],
         "notes": list(found.notes),

@@ -13,9 +13,9 @@ from aicalib.loop.state import Asked, Came, State
 MOST_TRIES: Final = 2
 """Times that a run is measured whose figures are not used since a flag doubts them: once more, and no more."""
 
-ENDS: Final = ("settled", "runs", "minutes", "nothing_left", "too_many_failures")
+ENDS: Final = ("settled", "runs", "minutes", "nothing_left", "too_many_failures", "every_start_failed")
 """Why a loop ends: the choice is settled; a budget is spent; every run was measured or tried in vain; so many runs in
-a row failed that something else than the task must be wrong."""
+a row failed that something else than the task must be wrong; every start failed, and would again."""
 
 
 @dataclass(frozen=True)

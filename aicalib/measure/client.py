@@ -168,6 +168,11 @@ def bench_command(
     return (*argv, "--disable-tqdm")
 
 
+def client_command(argv: Sequence[str], python: str) -> list[str]:
+    """Return a client's line as it is started: by a Python."""
+    return [python, *(["-m", "vllm.entrypoints.cli.main"] if argv[0] == "vllm" else []), *argv[1:]]
+
+
 class _Program(NamedTuple):
     """A client in one version: how it is called, what it calls each engine, and what it does not know yet."""
 
@@ -236,12 +241,16 @@ def _for_vllm(
 def _check(load: Load, num_prompts: int | None) -> None:
     for what, value in (("isl", load.isl), ("osl", load.osl), ("concurrency", load.concurrency)):
         if value is not None and (value != int(value) or value < 1):
-            raise InvalidValue(f"{what} {value}: a client sends whole numbers of tokens and requests from 1")
+            raise InvalidValue(
+                f"{what} {value}: a client sends whole numbers of tokens and requests from 1",
+                [f"{what} {max(int(value), 1)}"],
+            )
     if not 0.0 <= load.spread < 1.0:
         raise InvalidValue(f"spread {load.spread:g} of lengths must lie between 0 and 1", ["0", "0.5"])
     if load.request_rate is not None and not 0.0 < load.request_rate < float("inf"):
         raise InvalidValue(
-            f"request_rate {load.request_rate:g} is not a positive number of requests a second"
+            f"request_rate {load.request_rate:g} is not a positive number of requests a second",
+            ["request_rate 4"],
         )
     if load.concurrency is None and load.request_rate is None:
         raise InvalidValue("a load needs a concurrency or a request_rate", ["concurrency 32"])

@@ -65,6 +65,11 @@ class Where:
     client: str | None = None
     client_version: str | None = None
 
+    @property
+    def python_of_client(self) -> str:
+        """Python that runs the client: the engine's, where it has none of its own."""
+        return self.client_python or self.engine_python
+
 
 @dataclass(frozen=True)
 class Outcome:

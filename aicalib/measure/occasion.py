@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from aicalib.errors import InvalidValue
 from aicalib.measure import results
-from aicalib.measure.client import Load, bench_command, warmups_for
+from aicalib.measure.client import Load, bench_command, client_command, warmups_for
 from aicalib.measure.facts import Outcome, Planned, Where
 from aicalib.measure.failures import Failure, lasting, why
 from aicalib.measure.process import Kept, tail
@@ -262,8 +262,7 @@ class Occasion:
             warmups=0 if self._prefix_cache() is not False else None, tag=path.stem, client=where.client,
             client_version=where.client_version,
         )  # fmt: skip
-        python = where.client_python or where.engine_python
-        command = [python, *(["-m", "vllm.entrypoints.cli.main"] if argv[0] == "vllm" else []), *argv[1:]]
+        command = client_command(argv, where.python_of_client)
         host = server.url.split("//", 1)[1].rsplit(":", 1)[0].strip("[]")
         _client_log(path).write_text(shlex.join(argv) + "\n", encoding="utf-8")
         wall, begun = time.time(), time.monotonic()

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from aicalib.engines.launch import Launch
 from aicalib.errors import AicalibError, InvalidValue, NotCovered
@@ -236,6 +237,23 @@ def started(
         yield Server(launch.engine, url, info_of(url, launch.engine), seconds, process)
 
 
+def address(url: str) -> str:
+    """Return the address of a server without a slash at the end.
+
+    Raises
+    ------
+    InvalidValue
+        For what is no address that HTTP is spoken at.
+    """
+    found = urlsplit(url.strip().rstrip("/"))
+    if found.scheme in ("http", "https") and found.hostname:
+        return found.geturl()
+    raise InvalidValue(
+        f"--base-url '{url}' is no address of a server",
+        [f"--base-url http://{'HOST:PORT' if '//' in url or not url else url}"],
+    )
+
+
 def running(url: str) -> Server:
     """Return a server that runs already, known by what it answers.
 
@@ -244,11 +262,7 @@ def running(url: str) -> Server:
     InvalidValue
         Where nothing answers, or what answers is neither SGLang nor vLLM.
     """
-    url = url.rstrip("/")
-    if not url.startswith(("http://", "https://")):
-        raise InvalidValue(
-            f"--base-url '{url}' is no address of a server", [f"--base-url http://{url or 'HOST:PORT'}"]
-        )
+    url = address(url)
     if status_of(f"{url}/health") != 200:
         raise InvalidValue(f"nothing healthy answers at {url}/health", ["--base-url http://HOST:PORT"])
     for engine in PROGRAMS:

@@ -74,7 +74,7 @@ def get_architecture(name_or_path: str | Path) -> Architecture:
     entry = entry or names.get(fold(path.name))
     if entry is None:
         aliases = (alias for each in _entries().values() for alias in each.get("aliases", ()))
-        raise UnknownName("model", text, _entries(), aliases)
+        raise UnknownName("model", text, _entries(), aliases, "aicalib list models")
     return _architecture(entry)
 
 

@@ -1,6 +1,6 @@
-"""The KV cache by kind of layer: bytes of a token, of a window, of a state; and how many tokens a pool holds.
+"""The KV cache by kind of layer: bytes of a token, of a window, of a state.
 
-`cells` is over d deployments; the pool functions take plain arrays that broadcast.
+How many of them an engine's pool holds is said in `aicalib.physics.pools`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,6 @@ from aicalib.physics.system import System
 from aicalib.physics.weights import stage_share
 
 Array = NDArray[np.float64]
-
-BLOCK_TOKENS = 16.0
-"""Tokens of a block of vLLM's pool."""
-
-SIMILAR_LAYERS = 1.25
-"""Up to this ratio of the most to the fewest layers of a kind vLLM pads the smaller kind to one group."""
 
 
 class Cells(NamedTuple):
@@ -116,61 +110,3 @@ def draft_cell_bytes(system: System, layers: Array) -> Array:
     """
     found = cells(system)
     return layers * (found.full + found.window) / np.maximum(found.full_layers + found.window_layers, 1.0)
-
-
-def sglang_tokens(pool_bytes: Array, held: Cells, window_ratio: Array, page_tokens: Array) -> Array:
-    """Return the tokens of SGLang's pool on one rank: pool / (full + ratio x window), in whole pages.
-
-    Sliding-window layers have a pool of their own that is `window_ratio` as long as the full one
-    (`--swa-full-tokens-ratio`).
-    """
-    cell = held.full + window_ratio * held.window
-    tokens = np.maximum(pool_bytes, 0.0) / np.maximum(cell, 1e-9)
-    result: Array = np.floor(tokens / page_tokens) * page_tokens
-    return result
-
-
-def vllm_tokens(
-    pool_bytes: Array, held: Cells, context_tokens: Array, chunk_tokens: Array, hybrid: NDArray[np.bool_]
-) -> Array:
-    """Return the tokens of vLLM's pool as it reports them: concurrency x longest context.
-
-    Parameters
-    ----------
-    pool_bytes : ndarray
-    held : Cells
-    context_tokens : ndarray
-        The longest context that is served (`--max-model-len`).
-    chunk_tokens : ndarray
-        Tokens of a step.
-    hybrid : ndarray of bool
-        The engine sorts layers into groups of one kind; else each layer keeps the whole context.
-
-    Notes
-    -----
-    All groups have as many layers, g, as the rarest kind, and share one pool of pages of g layers. A request
-    holds ceil(context / block) pages of a full group, ceil(min(window - 1 + chunk, context) / block) + 1 of a window
-    group, and one of a state group. Where there are states, a block is as many tokens as one layer's state
-    fills.
-    """
-    counts = np.stack([held.full_layers, held.window_layers, held.state_layers])
-    kinds = (counts > 0).sum(axis=0)
-    fewest = np.where(counts > 0, counts, np.inf).min(axis=0)
-    most = counts.max(axis=0)
-    together = np.where(most < SIMILAR_LAYERS * fewest, most, fewest)
-    layer = np.maximum(
-        held.full / np.maximum(held.full_layers, 1.0), held.window / np.maximum(held.window_layers, 1.0)
-    )
-    state = held.state / np.maximum(held.state_layers, 1.0)
-    block = np.maximum(np.ceil(state / layer / BLOCK_TOKENS), 1.0) * BLOCK_TOKENS
-    pages = np.floor(np.maximum(pool_bytes, 0.0) / (together * block * layer))
-    groups = np.ceil(counts / together)
-    seen = np.minimum(held.window_tokens - 1.0 + chunk_tokens, context_tokens)
-    per_request = (
-        groups[0] * np.ceil(context_tokens / block) + groups[1] * (np.ceil(seen / block) + 1.0) + groups[2]
-    )
-    sorted_tokens = np.floor(pages / np.maximum(per_request, 1.0) * context_tokens)
-    cell = np.maximum(held.full + held.window, 1e-9)
-    plain = np.floor(np.maximum(pool_bytes, 0.0) / (cell * BLOCK_TOKENS)) * BLOCK_TOKENS
-    result: Array = np.where(hybrid & (kinds > 1), sorted_tokens, plain)
-    return result

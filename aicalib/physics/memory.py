@@ -1,7 +1,8 @@
 """Memory of one GPU by the engine's own rule: weights, KV pool, and how many tokens and requests it holds.
 
 `needs` says what d deployments take; `memory_of` answers n questions about them with the engine's settings,
-all plain arrays that broadcast. `memory` does both for a batch.
+all plain arrays that broadcast. `memory` does both for a batch. Each engine's own rule and its constants stand in
+`aicalib.physics.pools`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.physics.kv_cache import Cells, cells, draft_cell_bytes, sglang_tokens, vllm_tokens
+from aicalib.physics.kv_cache import Cells, cells, draft_cell_bytes
+from aicalib.physics.pools import sglang, trtllm, vllm
 from aicalib.physics.system import Settings, System
 from aicalib.physics.weights import draft_weight_bytes, value_bytes, weight_bytes
 from aicalib.profiles.coefficients import FORMAT_CLASSES
@@ -20,12 +22,6 @@ Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 KIB, MIB, GIB = 2.0**10, 2.0**20, 2.0**30
-
-
-def _release(minor: int, patch: int = 0) -> float:
-    """Return the number of version 0.`minor`.`patch`, as `aicalib.engines.defaults.version_number` gives it."""
-    return minor * 1e6 + patch * 1e3
-
 
 DRIVER_BYTES = 0.46 * GIB
 """What the driver keeps of the memory it reports: PyTorch sees 79.19 GiB of an H100's 79.65 (start-up logs of
@@ -39,17 +35,6 @@ CPU_CONTEXT_BYTES = 1.3 * GIB
 """The same on a CPU: the processes of SGLang before one of them loads a model (0.5.23 with PyTorch 2.13 on x86-64: 0.46
 GiB of its server, 0.43 of its detokenizer and 0.5 of its scheduler that nothing else shares)."""
 
-CPU_WORKER_BYTES = 0.64 * GIB
-"""Resident memory of vLLM's worker on a CPU beside weights and activations, which it takes out of the budget (0.32.0
-with PyTorch 2.13 on x86-64 logs 0.79 GiB in all with a model of 0.12 GiB)."""
-
-VLLM_CPU_SHARE_SINCE = _release(13)
-VLLM_CPU_BUDGET_SINCE = _release(20)
-VLLM_CPU_CONSTANT_BYTES = 4.0 * GIB
-VLLM_CPU_SHARE = 0.5
-"""vLLM's cache on a CPU: 4 GiB; from 0.13 half of the memory; from 0.20 memory x utilization - what the worker holds
-(vllm-project/vllm vllm/platforms/cpu.py of 0.12.0, 0.13.0 and 0.19.0, vllm/v1/worker/cpu_worker.py of 0.20.0)."""
-
 LINK_BYTES_S = 40e9
 """One-way rate above which ranks talk over a link of their own and not over the host's bus."""
 
@@ -61,43 +46,6 @@ COMMUNICATION_BYTES = (0.1 * GIB, 1.0 * GIB, 1.8 * GIB, 3.5 * GIB)
 (L4 and RTX 4090), over a link with up to 4 ranks (H100: 78.7 -> 77.7 GiB free), with more (H100 and A100 with
 8: 76.6 to 76.9; H800 with 16: 76.9; H200 with 8: 138.0 of 140.4), and on AMD with 8 (MI355X: 283.5 of 288.0)."""
 
-STATE_RATIO = 0.9
-"""SGLang's default memory for the states of linear layers over that for the KV pool
-(`--mamba-full-memory-ratio`)."""
-
-STATES_PER_REQUEST = 3.0
-"""States that SGLang keeps ready for each running request while its prefix cache is on."""
-
-SGLANG_DRAFT_FIRST = _release(5, 18)
-"""From here on SGLang loads a draft model before it sizes the pool, and counts the draft's cells in it."""
-
-VLLM_FIXED_BYTES = (0.06 * GIB, 0.25 * GIB)
-"""Memory outside PyTorch's allocator that vLLM's profile counts on one rank: before 0.16, and since."""
-
-VLLM_RANKS_BYTES = (1.0 * GIB, 1.85 * GIB)
-"""Further such memory with tensor parallelism over a link: before 0.16, and since (0.19 on H100: 2.07 to 2.17
-GiB in all)."""
-
-VLLM_SMALL_SAMPLER = _release(16)
-"""From here on vLLM filters logits in a Triton kernel; before it sorted them (vllm-project/vllm#33538)."""
-
-VLLM_GRAPHS_COUNTED = _release(21)
-"""From here on vLLM takes its estimate of graph memory out of the budget."""
-
-VLLM_SORTED_LAYERS = _release(10)
-"""From here on vLLM sorts layers of several kinds into groups that share one pool."""
-
-SAMPLER_VALUES = (8.0, 3.0)
-"""32-bit values a logit at the sampler's peak, beside the logits as the model gives them. With a sort: 32-bit
-logits, sorted values and 64-bit indices, as much again as scratch space, and a softmax. With the kernel: 32-bit
-logits, softmax and noise."""
-
-SGLANG_SAMPLER_VALUES = 1.0
-"""The same in SGLang: 32-bit logits, turned into probabilities in place."""
-
-SAMPLER_PROGRAMS = 132.0
-"""Rows of 32-bit scratch values that the kernel takes, one a multiprocessor (an H100 has 132)."""
-
 UNPACKED = (FORMAT_CLASSES.index("weight_only_4"), FORMAT_CLASSES.index("weight_only_8"))
 """Classes of expert formats whose kernels (Marlin) allocate their workspaces anew in every layer."""
 
@@ -106,12 +54,6 @@ GRAPH_LAYER_BYTES = 17.0 * MIB
 GRAPH_BATCH = 512.0
 """Captured graphs up to batch 512 take a constant and so much a layer: 0.84 to 1.66 GiB for 32 to 80 layers in the
 llm-d-planner logs; smaller largest batches take their share."""
-
-
-REQUEST_SLOT_BYTES = 4.0
-REQUEST_EXTRA = 4.0
-"""SGLang's table of where each token of a request lies: 32 bit a position, and some positions more than the longest
-context (`--context-length`) for each of the running requests and one."""
 
 
 class Needs(NamedTuple):
@@ -221,13 +163,9 @@ def needs(system: System, draft_layers: Array | float = 0.0) -> Needs:
     k max(2 w, h), which stay allocated, except under the kernels that unpack weights.
     """
     arch = system.arch
-    counted = system.on_vllm | (system.version >= SGLANG_DRAFT_FIRST)
+    counted = system.on_vllm | (system.version >= sglang.DRAFT_FIRST)
     draft = np.where(counted, draft_layers, 0.0)
-    recent = system.on_vllm & (system.version >= VLLM_SMALL_SAMPLER)
-    split = (system.tp > 1.0) & (system.link_bytes_s > LINK_BYTES_S)
-    fixed = np.where(recent, VLLM_FIXED_BYTES[1], VLLM_FIXED_BYTES[0]) + np.where(
-        split, np.where(recent, VLLM_RANKS_BYTES[1], VLLM_RANKS_BYTES[0]), 0.0
-    )
+    linked_ranks = (system.tp > 1.0) & (system.link_bytes_s > LINK_BYTES_S)
     h, value = arch.hidden_size, value_bytes(system)
     dense_width = np.where(arch.dense_layers > 0, arch.intermediate_size, 0.0)
     dense_width = np.maximum(dense_width, arch.shared_intermediate_size) / system.tp
@@ -236,18 +174,18 @@ def needs(system: System, draft_layers: Array | float = 0.0) -> Needs:
         value * arch.experts_per_token * (np.maximum(slice_width, h) + np.maximum(2.0 * slice_width, h))
     )
     unpacked = np.isin(system.expert_class, UNPACKED)
-    filtered = np.where(recent, SAMPLER_VALUES[1], SAMPLER_VALUES[0])
-    sampler = np.where(system.on_vllm, filtered, SGLANG_SAMPLER_VALUES) + value / 4.0
+    on_vllm, version = system.on_vllm, system.version
+    sampler = np.where(on_vllm, vllm.sampler_values(version), sglang.SAMPLER_VALUES) + value / 4.0
     return Needs(
         memory=system.memory_bytes,
         weights=weight_bytes(system),
         context=context_bytes(system),
-        fixed=np.where(system.is_cpu, CPU_WORKER_BYTES, fixed),
+        fixed=vllm.fixed_bytes(version, linked_ranks, system.is_cpu),
         step_token=np.where(unpacked, 0.0, workspaces),
         forward_token=value * (3.0 * dense_width + 4.0 * h) + np.where(unpacked, workspaces, 0.0),
         hidden_token=2.0 * value * h,
         sequence=4.0 * sampler * arch.vocab_size,
-        scratch=np.where(recent, 4.0 * SAMPLER_PROGRAMS * arch.vocab_size, 0.0),
+        scratch=np.where(on_vllm, vllm.sampler_scratch_bytes(version, arch.vocab_size), 0.0),
         graphs=np.where(system.is_cpu, 0.0, GRAPH_BYTES + GRAPH_LAYER_BYTES * arch.num_layers / system.pp),
         draft_weights=draft_weight_bytes(system, draft),
         draft_cell=draft_cell_bytes(system, draft),
@@ -273,61 +211,6 @@ def activation_bytes(need: Needs, chunk_tokens: Array, sequences: Array) -> Arra
     return np.maximum(need.forward_token * tokens, sampling) + need.step_token * tokens
 
 
-def sglang_pool_bytes(free_bytes: Array, memory_fraction: Array, weights_bytes: Array) -> Array:
-    """Return what SGLang gives to KV pools and states: free before loading x fraction - weights."""
-    return free_bytes * memory_fraction - weights_bytes
-
-
-def trtllm_pool_bytes(
-    free_bytes: Array, memory_fraction: Array, weights_bytes: Array, activation_bytes: Array
-) -> Array:
-    """Return what TensorRT-LLM gives to the KV pool: (free before loading - weights - activations) x fraction.
-
-    The engine runs its largest step once and takes the share of what its peak leaves of the GPU's memory
-    (NVIDIA/TensorRT-LLM tensorrt_llm/_torch/pyexecutor/_util.py).
-    """
-    return (free_bytes - weights_bytes - activation_bytes) * memory_fraction
-
-
-def vllm_pool_bytes(
-    total_bytes: Array,
-    memory_fraction: Array,
-    weights_bytes: Array,
-    activation_bytes: Array,
-    fixed_bytes: Array,
-    graph_bytes: Array,
-) -> Array:
-    """Return what vLLM gives to the KV pool: total x utilization - weights - activations - fixed - graphs.
-
-    `graph_bytes` are those that the version takes out of the budget.
-    """
-    return total_bytes * memory_fraction - weights_bytes - activation_bytes - fixed_bytes - graph_bytes
-
-
-def vllm_cpu_pool_bytes(budget_bytes: Array, total_bytes: Array, version: Array) -> Array:
-    """Return what vLLM gives to the KV pool on a CPU, by version.
-
-    Parameters
-    ----------
-    budget_bytes : ndarray
-        Memory x utilization less what the worker holds.
-    total_bytes : ndarray
-        Memory of the processor.
-    version : ndarray
-        Number that orders versions.
-    """
-    return np.select(
-        [version < VLLM_CPU_SHARE_SINCE, version < VLLM_CPU_BUDGET_SINCE],
-        [np.full_like(total_bytes, VLLM_CPU_CONSTANT_BYTES), VLLM_CPU_SHARE * total_bytes],
-        budget_bytes,
-    )
-
-
-def counted_graph_bytes(need: Needs, graph_bytes: Array) -> Array:
-    """Return the graph memory that the engine takes out of its budget before it sizes the pool."""
-    return np.where(need.on_vllm & (need.version >= VLLM_GRAPHS_COUNTED), graph_bytes, 0.0)
-
-
 def pool_tokens(
     need: Needs,
     pool_bytes: Array,
@@ -346,18 +229,15 @@ def pool_tokens(
     chunk_tokens, context_tokens, window_ratio, page_tokens : ndarray, shape (n,), or float
         Tokens of a step; longest context; window pool over full pool; tokens of a page.
     """
-    has_state = need.held.state > 0.0
-    share = np.where(has_state & ~need.on_vllm, STATE_RATIO / (1.0 + STATE_RATIO), 0.0)
-    states = np.maximum(pool_bytes, 0.0) * share
+    has_states = (need.held.state > 0.0) & ~need.on_vllm
+    states = np.where(has_states, sglang.state_bytes(pool_bytes), 0.0)
     with_draft = need.held._replace(full=need.held.full + need.draft_cell)
-    sglang = sglang_tokens(
-        pool_bytes - states, with_draft, window_ratio, np.asarray(page_tokens, dtype=float)
-    )
-    if not need.on_vllm.any():
-        return sglang, states
-    hybrid = need.version >= VLLM_SORTED_LAYERS
-    vllm = vllm_tokens(pool_bytes, with_draft, context_tokens, chunk_tokens, hybrid)
-    return np.where(need.on_vllm, vllm, sglang), states
+    page = np.asarray(page_tokens, dtype=float)
+    tokens = sglang.pool_tokens(pool_bytes - states, with_draft, window_ratio, page)
+    if need.on_vllm.any():
+        paged = vllm.pool_tokens(pool_bytes, with_draft, context_tokens, chunk_tokens, need.version)
+        tokens = np.where(need.on_vllm, paged, tokens)
+    return tokens, states
 
 
 def capacity_tokens(
@@ -365,17 +245,13 @@ def capacity_tokens(
 ) -> Array:
     """Return the tokens of one rank's pool that requests of a length fill.
 
-    Windows keep a long request short: vLLM's pool is asked at this length. SGLang's window pool is shorter than
-    the full one, and binds requests that hardly outgrow the window.
+    Windows keep a long request short: vLLM's pool is asked at this length.
     """
-    windowed = need.held.window > 0.0
-    kept = np.maximum(np.minimum(length, need.held.window_tokens), 1.0)
-    sglang = tokens * np.where(windowed, np.minimum(1.0, need.window_ratio * length / kept), 1.0)
-    if not need.on_vllm.any():
-        return sglang
-    hybrid = need.version >= VLLM_SORTED_LAYERS
-    vllm = vllm_tokens(pool_bytes, need.held, length, chunk_tokens, hybrid)
-    return np.where(need.on_vllm, vllm, sglang)
+    filled = sglang.capacity_tokens(tokens, need.held, need.window_ratio, length)
+    if need.on_vllm.any():
+        paged = vllm.pool_tokens(pool_bytes, need.held, length, chunk_tokens, need.version)
+        filled = np.where(need.on_vllm, paged, filled)
+    return filled
 
 
 def memory_of(
@@ -408,37 +284,32 @@ def memory_of(
     SGLang: pool = free before loading x fraction - weights, states of linear layers out of it in the ratio
     0.9 : 1. vLLM: pool = total x utilization - weights - activation peak - fixed, since 0.21 - graphs. TensorRT-LLM:
     pool = (free before loading - weights - activation peak) x fraction. SGLang's rule on a CPU is the same, over what
-    is free of its memory; vLLM's is `vllm_cpu_pool_bytes`.
+    is free of its memory; vLLM's is `aicalib.physics.pools.vllm.cpu_pool_bytes`.
     """
     sampled = np.where(need.on_vllm, max_running, np.minimum(max_running, graph_max_batch))
     activation = activation_bytes(need, chunk_tokens, sampled)
     graphs = need.graphs * np.minimum(graph_max_batch / GRAPH_BATCH, 1.0)
     loaded = need.weights + need.draft_weights
-    on_vllm = need.on_vllm
-    seen = need.memory - np.where(need.is_cpu, 0.0, DRIVER_BYTES)
-    counted = counted_graph_bytes(need, graphs)
-    vllm_pool = vllm_pool_bytes(seen, memory_fraction, loaded, activation, need.fixed, counted)
-    if need.is_cpu.any():
-        on_cpu = vllm_cpu_pool_bytes(vllm_pool, seen, need.version)
-        vllm_pool = np.where(need.is_cpu, on_cpu, vllm_pool)
-    pool = np.where(
-        on_vllm, vllm_pool, sglang_pool_bytes(need.memory - need.context, memory_fraction, loaded)
-    )
+    free = need.memory - need.context
+    pool = sglang.pool_bytes(free, memory_fraction, loaded)
+    if need.on_vllm.any():
+        pool = np.where(
+            need.on_vllm, _vllm_pool_bytes(need, memory_fraction, loaded, activation, graphs), pool
+        )
     if need.on_trtllm.any():
-        left = trtllm_pool_bytes(need.memory - need.context, memory_fraction, loaded, activation)
+        left = trtllm.pool_bytes(free, memory_fraction, loaded, activation)
         pool = np.where(need.on_trtllm, left, pool)
     context = np.where(need.max_position > 0, need.max_position, chunk_tokens)
     context = context if context_tokens is None else context_tokens
     tokens, states = pool_tokens(need, pool, chunk_tokens, context, need.window_ratio, page_tokens)
-    held = need.held
+    held, on_vllm = need.held, need.on_vllm
     length = context if request_tokens is None else request_tokens
     capacity = capacity_tokens(need, tokens, pool, chunk_tokens, length)
     with np.errstate(divide="ignore", invalid="ignore"):
         requests = np.where(
-            (held.state > 0.0) & ~on_vllm, np.floor(states / held.state / STATES_PER_REQUEST), np.inf
+            (held.state > 0.0) & ~on_vllm, np.floor(states / held.state / sglang.STATES_PER_REQUEST), np.inf
         )
-    table = REQUEST_SLOT_BYTES * (max_running / need.ranks + 1.0) * (context + REQUEST_EXTRA)
-    table = np.where(on_vllm, 0.0, table)
+    table = np.where(on_vllm, 0.0, sglang.request_table_bytes(max_running / need.ranks, context))
     inside = loaded + np.maximum(pool, 0.0) + activation + graphs + table
     return Memory(
         weights_bytes=loaded,
@@ -454,6 +325,16 @@ def memory_of(
         cell_bytes=held.full + need.draft_cell + np.where(on_vllm, 1.0, need.window_ratio) * held.window,
         ranks=need.ranks,
     )
+
+
+def _vllm_pool_bytes(
+    need: Needs, memory_fraction: Array, loaded: Array, activation: Array, graphs: Array
+) -> Array:
+    """Return what vLLM gives to the KV pool of n questions, on a GPU or a CPU."""
+    seen = need.memory - np.where(need.is_cpu, 0.0, DRIVER_BYTES)
+    counted = vllm.counted_graph_bytes(need.version, graphs)
+    pool = vllm.pool_bytes(seen, memory_fraction, loaded, activation, need.fixed, counted)
+    return np.where(need.is_cpu, vllm.cpu_pool_bytes(pool, seen, need.version), pool)
 
 
 def memory(

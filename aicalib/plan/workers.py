@@ -7,19 +7,20 @@ chunk, also one that joined late or stands in for one that was lost, and none re
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from aicalib.errors import AicalibError, InvalidValue, NoWorkers
+from aicalib.errors import InvalidValue, NoWorkers, WorkLost
 
 Common = TypeVar("Common")
 Chunk = TypeVar("Chunk")
@@ -81,8 +82,8 @@ def run(
     ------
     NoWorkers
         If the scheduler does not answer or has no worker, if a worker runs another aicalib, or without Dask.
-    AicalibError
-        If a chunk failed with its workers again and again.
+    WorkLost
+        If a chunk failed with its workers again and again, or the scheduler was lost; it says how many were done.
 
     Notes
     -----
@@ -99,6 +100,7 @@ def run(
     with ExitStack() as closing:
         backend: Any = "loky"
         if where.scheduler is not None:
+            closing.enter_context(_quiet())
             client = closing.enter_context(connect(where.scheduler))
             check_workers(client, where.scheduler)
             backend = _dask_backend(client)
@@ -111,10 +113,16 @@ def run(
         )
         # bytes, since joblib would leave anything else of this size with one worker, and lose it with that worker
         calls = (delayed(_call)(carried, pickle.dumps(chunk)) for chunk in chunks)
-        results = parallel(calls)
+        results, done = parallel(calls), 0
         try:
-            for result in results:  # noqa: UP028 - what is closed early must not be closed by `yield from` already
+            for result in results:
                 yield result
+                done += 1
+        except WorkLost as error:
+            gone = client.status != "running"
+            what = f"the scheduler at {where.scheduler} was lost" if gone else str(error)
+            told = f"{what}; {done} chunks were done, and nothing of them is kept: ask again"
+            raise WorkLost(told) from error
         finally:
             with warnings.catch_warnings():
                 # joblib warns of work that is thrown away, which is what stopping early is for.
@@ -233,10 +241,24 @@ def _dask_backend(client: Any) -> Any:
 
         def retrieve_result_callback(self, out: Any) -> Any:
             if isinstance(out, BaseException):
-                raise AicalibError(f"a chunk was lost on the cluster: {_words(out)}") from out
+                raise WorkLost(f"a chunk was lost on the cluster: {_words(out)}") from out
             return super().retrieve_result_callback(out)
 
     return Backend(client=client)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask from printing what its client meets where a connection is lost: that is told as an error."""
+    with suppress(ImportError):
+        import distributed  # noqa: F401 - its first import sets the level that is changed here
+    logger = logging.getLogger("distributed.client")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _words(error: BaseException) -> str:

@@ -95,7 +95,8 @@ def parse_mode(field: Field, text: str) -> ParsedMode[Any] | None:
     choices = _ambiguous(field).get(folded)
     if choices:
         raise InvalidValue(f"{field} mode '{text}' may mean {' or '.join(choices)}; say which", choices)
-    raise UnknownName(f"{field} mode", text, [*_canonical(field), *_written_aliases(field), AUTO])
+    names = [*_canonical(field), *_written_aliases(field), AUTO]
+    raise UnknownName(f"{field} mode", text, names, listed_by="aicalib list modes")
 
 
 @cache

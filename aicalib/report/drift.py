@@ -7,9 +7,7 @@ from typing import Any
 
 from aicalib.calibrate.drift import Drift
 from aicalib.calibrate.shift import FALSE_ALARMS, MOST_UNITS, WORTH, Shift
-from aicalib.report.scores import METRIC_NAMES
-
-ENGINE_NAMES = {"sglang": "SGLang", "vllm": "vLLM", "trtllm": "TensorRT-LLM"}
+from aicalib.report.scores import ENGINE_NAMES, METRIC_NAMES
 
 VERBS = {
     "tpot_ms": ("decodes", "slower", "faster"),

@@ -15,6 +15,9 @@ from aicalib.profiles.profile import DEPTH_MARK
 
 Array = NDArray[np.float64]
 
+LABELS = {"ttft_ms": "TTFT", "tpot_ms": "TPOT"}
+"""What is told of a measured run, and what people call it."""
+
 NEAREST = 3
 """Measured runs named beside a prediction."""
 
@@ -96,7 +99,7 @@ def nearest(prediction: Prediction, index: int, at_once: float) -> list[dict[str
             "src_ref": fitted["src_ref"][at],
             "distance": round(float(distance[at]), 3),
             **{key: fitted[key][at] for key in keys},
-            "measured": {metric: fitted[metric][at] for metric in ("ttft_ms", "tpot_ms")},
+            "measured": {metric: fitted[metric][at] for metric in LABELS},
         }
         for at in np.argsort(distance, kind="stable")[:NEAREST]
     ]
@@ -118,7 +121,7 @@ def near(prediction: Prediction, metric: str, index: int) -> dict[str, Any]:
 def level_lines(found: dict[str, Any]) -> list[str]:
     """Return what measured runs change in a prediction document, in words."""
     lines = []
-    for metric, label in (("ttft_ms", "TTFT"), ("tpot_ms", "TPOT")):
+    for metric, label in LABELS.items():
         level = found["prediction"][metric].get("level")
         if level and found["status"] == "ok":
             runs = f"{level['runs']} run{'s' if level['runs'] > 1 else ''}"
@@ -131,12 +134,16 @@ def evidence_lines(found: dict[str, Any]) -> list[str]:
     """Return the nearest runs of a prediction document as lines."""
     lines = ["", "nearest measured runs, by distance:"] if found["evidence"] else []
     for each in found["evidence"]:
-        ttft, tpot = each["measured"]["ttft_ms"], each["measured"]["tpot_ms"]
+        measured = [
+            f"{label} {number(each['measured'][metric])} ms"
+            for metric, label in LABELS.items()
+            if each["measured"][metric]
+        ]
         lines.append(
             f"  {each['distance']:4.1f}  {each['family']} {each['gpu']} {each['engine']} {each['gemm']} "
             f"tp {each['tp']}, "
             f"{each['isl']:g}/{each['osl']:g} at {each['concurrency']}: "
-            f"TTFT {number(ttft) if ttft else '-'} ms, TPOT {number(tpot) if tpot else '-'} ms"
+            f"{', '.join(measured) or 'neither TTFT nor TPOT'}"
         )
         lines.append(f"        {each['source']} {each['src_ref']}")
     return lines

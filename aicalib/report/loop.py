@@ -68,13 +68,7 @@ def text(said: Mapping[str, Any]) -> list[str]:
     failed = [each for each in said["steps"] if each["message"]]
     lines += ["", "failed:"] if failed else []
     lines += [f"  run {each['number']}, {each['reason']}: {each['message']}" for each in failed]
-    choice, score = said["choice"], said["choice"]["score"]
-    sure = "measured" if choice["measured"] else "not all of it measured"
-    lines += [
-        "",
-        f"choice: {choice['point']}, score {score['value']:.4g} ({score['low']:.4g} to {score['high']:.4g}), {sure}",
-        f"  {_line(choice['env'], choice['launch'])}",
-    ]
+    lines += ["", *_choice_lines(said["choice"])]
     if said["own_profile"]:
         lines += [
             "",
@@ -84,6 +78,17 @@ def text(said: Mapping[str, Any]) -> list[str]:
         lines += ["", "next, with more budget:"]
         lines += [f"  {each['teaches']}, {each['cost_minutes']:.1f} min" for each in said["next"]]
     return lines
+
+
+def _choice_lines(choice: Mapping[str, Any] | None) -> list[str]:
+    if choice is None:
+        return ["choice: none, since no start of the task can be tried again"]
+    score = choice["score"]
+    sure = "measured" if choice["measured"] else "not all of it measured"
+    return [
+        f"choice: {choice['point']}, score {score['value']:.4g} ({score['low']:.4g} to {score['high']:.4g}), {sure}",
+        f"  {_line(choice['env'], choice['launch'])}",
+    ]
 
 
 def _level_words(level: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,17 @@ from typing import Any
 from aicalib.calibrate.build import Calibration
 from aicalib.calibrate.own import OwnCalibration
 
+ENGINE_NAMES = {"sglang": "SGLang", "vllm": "vLLM", "trtllm": "TensorRT-LLM"}
+
+LABELS = {
+    "group": "model family x GPU",
+    "family": "model family",
+    "generation": "GPU generation",
+    "configuration": "configuration",
+    "curve": "curve",
+}
+"""What a split leaves out, in words."""
+
 METRIC_NAMES = {
     "tpot_ms": "TPOT", "ttft_ms": "TTFT", "e2e_ms": "end to end", "output_tok_s": "output tok/s",
     "max_total_tokens": "KV pool", "max_total_tokens_given_memory": "KV pool, rule alone",

@@ -212,7 +212,7 @@ def _check(sought: Sought) -> None:
     for name in ("isl", "osl"):
         tokens = getattr(sought, name)
         if not (tokens >= 1.0 and np.isfinite(tokens)):
-            raise InvalidValue(f"{name} {tokens:g} is not a number of tokens from 1 on")
+            raise InvalidValue(f"{name} {tokens:g} is not a number of tokens from 1 on", [f"{name} 1024"])
     if not 0.0 <= sought.prefix_hit <= 1.0:
         raise InvalidValue(f"prefix_hit {sought.prefix_hit:g} is not a share between 0 and 1")
     rate = sought.network_gbit_s

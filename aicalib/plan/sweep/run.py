@@ -49,13 +49,18 @@ MOST_GROUPS: Final = 100_000
 
 
 class Kept(NamedTuple):
-    """Configurations, n of each: their number, group, score, and the two figures of the front."""
+    """Configurations, n of each: their number, group, score, the two figures of the front and the time to first token.
+
+    `starts` is how many starts one stands for: those whose settings change none of these figures.
+    """
 
     number: Codes
     group: Codes
     score: Array
     per_gpu: Array
     per_user: Array
+    first_s: Array
+    starts: Codes
 
     def take(self, chosen: Codes) -> Kept:
         """Return some of them."""
@@ -123,8 +128,12 @@ class Sweep:
 
     def chunks(self) -> list[range]:
         """Return the numbers of the configurations of each chunk."""
-        size = self.grid.size
-        return [range(first, min(first + CHUNK, size)) for first in range(0, size, CHUNK)]
+        size, step = self.grid.size, self.whole_starts(CHUNK)
+        return [range(first, min(first + step, size)) for first in range(0, size, step)]
+
+    def whole_starts(self, most: int) -> int:
+        """Return how many configurations are whole starts under all of their loads, about `most`."""
+        return max(most // self.levels, 1) * self.levels
 
     def table(self, kept: Kept) -> pd.DataFrame:
         """Return configurations with their options, score and prediction, as `predict_many` gives it."""
@@ -148,7 +157,7 @@ class Swept:
     refused : Counter
         Reason -> configurations.
     best : Kept
-        By group, best first; equal scores by number.
+        By group, best first; equal scores by number. Starts with the same figures are one.
     front : Kept
         Pareto front of output tokens a second and GPU against output tokens a second and user, by group and falling
         tokens a GPU, whatever the bounds.
@@ -255,8 +264,9 @@ def work(asked: Sweep, chunk: range) -> Done:
     begin = thread_time()
     statuses, refused = Counter[str](), Counter[str]()
     best, front = _Best(asked), _Fronts()
-    for first in range(chunk.start, chunk.stop, BLOCK):
-        numbers = np.arange(first, min(first + BLOCK, chunk.stop))
+    step = asked.whole_starts(BLOCK)
+    for first in range(chunk.start, chunk.stop, step):
+        numbers = np.arange(first, min(first + step, chunk.stop))
         kept = _predicted(asked, numbers, statuses, refused)
         best.add(kept)
         front.add(kept)
@@ -287,6 +297,8 @@ def _predicted(asked: Sweep, numbers: Codes, statuses: Counter[str], refused: Co
             score(asked.objective, asked.bounds, STEEPNESS, figures),
             figures[OUTPUT],
             1.0 / figures["tpot", None],
+            figures["ttft", None],
+            np.ones(number.size, dtype=np.intp),
         )
     return kept.take(np.flatnonzero(answered))
 
@@ -297,7 +309,7 @@ class _Pool(ABC):
     def __init__(self) -> None:
         empty = np.zeros(0)
         places = np.zeros(0, dtype=np.intp)
-        self._parts = [Kept(places, places, empty, empty, empty)]
+        self._parts = [Kept(places, places, empty, empty, empty, empty, places)]
 
     def add(self, more: Kept) -> None:
         """Take what may count; thin out what is held when it has doubled."""
@@ -320,12 +332,25 @@ class _Best(_Pool):
         self._asked = asked
 
     def choose(self, kept: Kept) -> Kept:
-        """Return the best starts of each group, each under its best load, of what no hard bound rules out."""
+        """Return the best starts of each group, each under its best load, of what no hard bound rules out.
+
+        Starts that differ in nothing but what changes no figure are one: the first of them.
+        """
         kept = kept.take(np.flatnonzero(np.isfinite(kept.score)))
-        kept = kept.take(np.lexsort((kept.number, kept.score, kept.group)))
+        kept = kept.take(np.lexsort((kept.number, *self._alike(kept))))
         kept = kept.take(np.sort(np.unique(kept.number // self._asked.levels, return_index=True)[1]))
+        another = np.ones(kept.number.size, dtype=bool)
+        another[1:] = np.any([np.diff(each) != 0.0 for each in self._alike(kept)], axis=0)
+        firsts = np.flatnonzero(another)
+        kept = kept.take(firsts)._replace(starts=np.add.reduceat(kept.starts, firsts))
+        kept = kept.take(np.lexsort((kept.number, kept.score, kept.group)))
         begins = np.searchsorted(kept.group, kept.group)
         return kept.take(np.flatnonzero(np.arange(kept.group.size) - begins < self._asked.top))
+
+    def _alike(self, kept: Kept) -> tuple[NDArray[Any], ...]:
+        """Return what starts that are one have in common, what orders them first at the end."""
+        load = kept.number % self._asked.levels
+        return kept.first_s, kept.per_user, kept.per_gpu, load, kept.score, kept.group
 
 
 class _Fronts(_Pool):

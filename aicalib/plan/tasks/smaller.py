@@ -57,12 +57,12 @@ def promising(
         raise InvalidValue("keep and within both say which points to keep; give one", ["keep", "within"])
     if keep is not None:
         if keep < 1:
-            raise InvalidValue(f"keep {keep} is not a whole number above 0")
+            raise InvalidValue(f"keep {keep} is not a whole number above 0", ["keep 1"])
         return found.ranked[:keep]
     if within_percent is None:
         return tuple(each for each in found.ranked if each.tie)
     if not within_percent >= 0.0:
-        raise InvalidValue(f"within {within_percent:g} is not a share in percent from 0 on")
+        raise InvalidValue(f"within {within_percent:g} is not a share in percent from 0 on", ["within 5"])
     best = found.ranked[0].score.value
     worst = best + abs(best) * within_percent / 100.0
     return tuple(each for each in found.ranked if each.score.value <= worst)

@@ -15,9 +15,8 @@ from aicalib.calibrate.runs import Runs
 from aicalib.calibrate.scoreboard import Board
 from aicalib.calibrate.validate import SPLITS, LeftOut
 from aicalib.nearness import NEARNESS
-from aicalib.report.accuracy import ENGINE_NAMES, LABELS
 from aicalib.report.pictures.style import COLORS, save, styled
-from aicalib.report.scores import METRIC_NAMES
+from aicalib.report.scores import ENGINE_NAMES, LABELS, METRIC_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
