@@ -103,7 +103,7 @@ def test_there_and_back_is_the_same_start(options):
         {"kv": "fp8", "cuda_graph_max_bs": 64, "page_size": 32, "mem_fraction": 0.8, "disable_radix_cache": True},
         {"gemm": "bfloat16", "cuda_graph_max_bs": 0, "attention_backend": "FLASHINFER", "max_running_requests": 8},
         {"model": "deepseek-v3", "tp": 8, "dp": 8, "ep": 8, "spec_method": "mtp", "spec_tokens": 3,
-         "moe_runner_backend": "DEEPGEMM", "chunked_prefill_size": 8192},
+         "moe_backend": "DEEPGEMM", "chunked_prefill_size": 8192},
         {"spec_method": "eagle", "spec_tokens": 3, "draft_model": "llama-3.2-1b"},
     ],
 )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.identify import math_paths
+from aicalib.layer_kernels import math_paths
 from aicalib.physics.memory import GIB
 from aicalib.physics.steps import Operator, decode_step, prefill_step
 from aicalib.physics.system import spread_over

@@ -1,0 +1,124 @@
+"""Backends of attention and experts that a start names: words of its engine, held to where the engine has them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aicalib.deployment import Backends
+from aicalib.engines.cache import BACKEND_VARIABLE, attention_kind
+from aicalib.engines.flags import flags, trtllm_keys
+from aicalib.engines.tables import backends, environment_words, meets, moe_backends, settings_table
+from aicalib.errors import InvalidValue, NotCovered, UnknownName, fold
+from aicalib.hardware import Accelerator
+from aicalib.models import Architecture
+
+ATTENTION: Final = "attention_backend"
+PHASES: Final = ("prefill_attention_backend", "decode_attention_backend")
+MOE: Final = "moe_backend"
+
+BACKENDS: Final = (ATTENTION, *PHASES, MOE)
+"""Options that name a backend."""
+
+OPEN: Final = "auto"
+"""Leaves a backend to the engine, as leaving it out does."""
+
+
+def read_backends(
+    engine: str, version: str, attention: str | None, prefill: str | None, decode: str | None, moe: str | None
+) -> Backends:
+    """Return the backends that are asked for, spelled as the engine spells them.
+
+    Parameters
+    ----------
+    engine, version : str
+    attention, prefill, decode, moe : str, optional
+        Of attention in both phases, in one of them, and of the experts; the narrower one wins. Case, "-" and "_" do
+        not count.
+
+    Raises
+    ------
+    InvalidValue
+        For a backend of one phase where the engine has one for both.
+    NotCovered
+        Where the version takes none.
+    UnknownName
+        For a word that the version does not know; near misses are the alternatives.
+    """
+    if engine != "sglang":
+        for option, name in zip(PHASES, (prefill, decode), strict=True):
+            if name is not None:
+                raise InvalidValue(
+                    f"{option}: {engine} has one attention backend for both", [f"{ATTENTION} {name}"]
+                )
+    both = _word(engine, version, ATTENTION, attention)
+    first, second = (
+        _word(engine, version, option, name) for option, name in zip(PHASES, (prefill, decode), strict=True)
+    )
+    return Backends(first or both, second or both, _word(engine, version, MOE, moe))
+
+
+def _word(engine: str, version: str, option: str, name: str | None) -> str | None:
+    if name is None or fold(name) == OPEN:
+        return None
+    known = _words(engine, version, option)
+    if not known:
+        raise NotCovered(f"{option} '{name}': {engine} {version} takes none", [f"without {option}"])
+    found = {fold(word): word for word in known}.get(fold(name))
+    if found is None:
+        raise UnknownName(f"{option} of {engine} {version}", name, known)
+    return found
+
+
+def _words(engine: str, version: str, option: str) -> tuple[str, ...]:
+    """Return the words that a version takes for an option."""
+    if engine == "trtllm":
+        if option == ATTENTION:
+            return tuple(each.name for each in backends(engine, version))
+        return trtllm_keys()[settings_table()[MOE][engine][0]].choices or ()
+    known = flags(engine, version)
+    spellings = settings_table()[MOE][engine] if option == MOE else ["--" + option.replace("_", "-")]
+    for spelling in spellings:
+        if spelling in known:
+            return known[spelling].choices or ()
+    return environment_words(BACKEND_VARIABLE, version) if engine == "vllm" and option == ATTENTION else ()
+
+
+def hold_backends(
+    engine: str, version: str, asked: Backends, arch: Architecture, accelerator: Accelerator
+) -> None:
+    """Hold backends to the model and the accelerator, as far as the tables of the engine know of them.
+
+    Raises
+    ------
+    InvalidValue
+        For experts of a dense model.
+    NotCovered
+        For a backend that does not run there.
+    """
+    if asked.moe is not None and arch.moe_layers == 0:
+        raise InvalidValue(f"{MOE} '{asked.moe}': a dense model has no experts", [f"without {MOE}"])
+    model = attention_kind(arch)
+    for phase, name in (("prefill", asked.prefill), ("decode", asked.decode)):
+        rows = [row for row in backends(engine, version) if row.name == name]
+        if not rows:
+            continue
+        if not any(meets(accelerator, row.nvidia, row.others) for row in rows):
+            where = (
+                rows[0].nvidia.replace("+", " or newer") if accelerator.vendor == "NVIDIA" else rows[0].others
+            )
+            raise NotCovered(
+                f"attention backend '{name}' runs on {where or f'no {accelerator.vendor} GPU'}; {accelerator.name} is "
+                f"{accelerator.capability}",
+            )
+        if not any(model in row.models for row in rows):
+            kinds = " and ".join(dict.fromkeys(kind for row in rows for kind in row.models))
+            raise NotCovered(f"attention backend '{name}' is for {kinds} attention; {arch.name} has {model}")
+        if phase == "prefill" and all(row.role == "decode" for row in rows):
+            raise NotCovered(f"attention backend '{name}' only decodes")
+    rows_of_experts = [row for row in moe_backends(engine) if row.name == asked.moe]
+    if rows_of_experts and not any(meets(accelerator, row.nvidia, "") for row in rows_of_experts):
+        needs = rows_of_experts[0].nvidia.replace("+", " or newer")
+        raise NotCovered(
+            f"{MOE} '{asked.moe}' needs compute capability {needs}; {accelerator.name} is "
+            f"{accelerator.capability}"
+        )
