@@ -73,7 +73,9 @@ def with_start(
     said, notes = said_by_a_start(launch, server_info, options["engine_version"])
     said = {name: value for name, value in said.items() if name not in given}
     _, untimed = without_untimed({**options, **said})
-    notes += [f"{reason}: predicted as the engine's own choice" for name, reason in untimed.items() if name in said]
+    notes += [
+        f"{reason}: predicted as the engine's own choice" for name, reason in untimed.items() if name in said
+    ]
     for note in notes:
         typer.echo(f"note: {note}", err=True)
     return {**options, **{name: value for name, value in said.items() if name not in untimed}}
