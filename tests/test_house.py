@@ -96,8 +96,8 @@ BELOW = {
 
 
 ABOVE = (
-    "deployment", "recent", "layer_kernels", "backends", "identify", "checks", "loads", "features", "columns", "batch", "resolve", "served",
-    "nearness", "prediction",
+    "deployment", "recent", "layer_kernels", "backends", "identify", "checks", "loads", "features", "columns", "batch",
+    "resolve", "served", "nearness", "prediction",
 )  # fmt: skip
 """Modules above the rooms; each may import those before it."""
 

@@ -160,12 +160,15 @@ def service_level(
 
 
 def tried_values(given: Mapping[str, str | None]) -> dict[str, tuple[Any, ...]]:
-    """Return the values to try of each option for which some are listed with commas: formats as words, else numbers.
+    """Return the values to try of each option for which some are listed with commas.
+
+    Formats and backends are words, all others numbers.
 
     Raises
     ------
     InvalidValue
     """
+    from aicalib.engines.backends import BACKENDS
     from aicalib.errors import InvalidValue
 
     found: dict[str, tuple[Any, ...]] = {}
@@ -173,7 +176,7 @@ def tried_values(given: Mapping[str, str | None]) -> dict[str, tuple[Any, ...]]:
         if text is None:
             continue
         words = [each.strip() for each in text.split(",")]
-        if name in PRESET_FIELDS:
+        if name in PRESET_FIELDS or name in BACKENDS:
             found[name] = tuple(words)
         elif all(word.isdecimal() for word in words):
             found[name] = tuple(int(word) for word in words)

@@ -45,8 +45,8 @@ class Sought:
     network_gbit_s : float, optional
         Rate at which one GPU sends to another node. Without it no cache is sent between nodes.
     only : mapping of str to tuple
-        Option (a field of `FIELDS`, one of `BACKENDS`, "tp", "pp", "dp", "ep", "concurrency" or one of `SETTINGS`) -> the values to try in
-        place of all.
+        Option (a field of `FIELDS`, one of `BACKENDS`, "tp", "pp", "dp", "ep", "concurrency" or one of `SETTINGS`)
+        -> the values to try in place of all.
     separate : bool
         Also try prefill on instances of its own.
     """
