@@ -7,7 +7,6 @@ work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from aicalib.deployment import Backends, Identity
@@ -41,37 +40,47 @@ def with_backends(asked: Identity) -> Identity:
 
 def backend_choices(identity: Identity) -> dict[str, tuple[str, ...]]:
     """Return the backends that can be named and predicted, by option; the engine's own choice comes first."""
-    plain = replace(identity, backends=Backends())
-    found: dict[str, tuple[str, ...]] = {}
-    for option, name in _candidates(plain):
+    found = {
+        option: tuple(str(each.backends.options()[option]) for each in predictable(identity, option))
+        for option in (ATTENTION, MOE)
+    }
+    return {option: names for option, names in found.items() if names}
+
+
+def predictable(identity: Identity, option: str) -> list[Identity]:
+    """Return an identity with each backend of attention or of experts that can be named, the engine's own first.
+
+    Parameters
+    ----------
+    identity : Identity
+        Whatever it names itself does not count.
+    option : str
+        `ATTENTION` or `MOE`.
+    """
+    found = []
+    engine, version = identity.engine, identity.engine_version
+    for name in _candidates(identity, option):
+        attention, experts = (name, None) if option == ATTENTION else (None, name)
         try:
-            backends = read_backends(
-                identity.engine, identity.engine_version, name if option == ATTENTION else None, None, None,
-                name if option == MOE else None,
-            )  # fmt: skip
-            _held(replace(plain, backends=backends))
+            backends = read_backends(engine, version, attention, None, None, experts)
+            found.append(_held(replace(identity, backends=backends)))
         except RequestError:
             continue
-        found[option] = (*found.get(option, ()), str(backends.options()[option]))
     return found
 
 
-def _candidates(identity: Identity) -> Iterator[tuple[str, str]]:
-    """Yield option and name of the backends that have a surface, which the engine may yet refuse."""
+def _candidates(identity: Identity, option: str) -> tuple[str, ...]:
+    """Return the backends that have a surface, which the engine may yet refuse."""
     where = (identity.engine, identity.engine_version, identity.accelerator)
     arch, cache = identity.architecture, identity.quant.kvcache
-    formats = (MODE + cache.name, "wide" if cache.value.memory >= 2 else "fp8")
-    names = [
-        name
-        for kind in attention_kinds(arch)
-        for name in timed_backends(*where, kind.partition("+")[0], formats)
-    ]
-    yield from ((ATTENTION, name) for name in dict.fromkeys(names))
-    if arch.moe_layers:
-        form = expert_class(identity)
-        yield from (
-            (MOE, name) for name in timed_backends(*where, "moe", (MODE + identity.quant.moe.name, form))
-        )
+    if option == ATTENTION:
+        formats = (MODE + cache.name, "wide" if cache.value.memory >= 2 else "fp8")
+        kinds = [kind.partition("+")[0] for kind in attention_kinds(arch)]
+        names = [name for kind in kinds for name in timed_backends(*where, kind, formats)]
+        return tuple(dict.fromkeys(names))
+    if not arch.moe_layers:
+        return ()
+    return timed_backends(*where, "moe", (MODE + identity.quant.moe.name, expert_class(identity)))
 
 
 def _held(asked: Identity) -> Identity:

@@ -128,8 +128,8 @@ def search(
     if plot is not None:
         picture_file(plot)
     only = tried_values({
-        "gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe, "attention_backend": attention_backend, "moe_backend": moe_backend,
-        "tp": tp, "pp": pp, "dp": dp, "ep": ep, "concurrency": concurrency,
+        "gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe, "attention_backend": attention_backend,
+        "moe_backend": moe_backend, "tp": tp, "pp": pp, "dp": dp, "ep": ep, "concurrency": concurrency,
     })  # fmt: skip
     sought = Sought(
         model=model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 from aicalib.deployment import Backends
@@ -63,14 +64,18 @@ def _word(engine: str, version: str, option: str, name: str | None) -> str | Non
     known = _words(engine, version, option)
     if not known:
         raise NotCovered(f"{option} '{name}': {engine} {version} takes none", [f"without {option}"])
-    found = {fold(word): word for word in known}.get(fold(name))
-    if found is None:
-        raise UnknownName(f"{option} of {engine} {version}", name, known)
-    return found
+    if fold(name) not in known:
+        raise UnknownName(f"{option} of {engine} {version}", name, known.values())
+    return known[fold(name)]
 
 
-def _words(engine: str, version: str, option: str) -> tuple[str, ...]:
-    """Return the words that a version takes for an option."""
+@cache
+def _words(engine: str, version: str, option: str) -> dict[str, str]:
+    """Return the words that a version takes for an option, by what counts of them."""
+    return {fold(word): word for word in _listed(engine, version, option)}
+
+
+def _listed(engine: str, version: str, option: str) -> tuple[str, ...]:
     if engine == "trtllm":
         if option == ATTENTION:
             return tuple(each.name for each in backends(engine, version))

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from aicalib.backends import backend_choices
+from aicalib.backends import predictable
 from aicalib.deployment import Identity
 from aicalib.engines.backends import ATTENTION, MOE
 from aicalib.engines.launch import assemble
@@ -275,24 +275,25 @@ class _Tried:
         None, the engine's own choice, comes first. Where a format of attention is asked for, the engine's rules choose
         the backend that has it.
         """
+        asked: list[str | None]
         if only is not None:
-            named: list[str | None] = [None if name == OPEN else name for name in only]
+            asked = [None if name == OPEN else name for name in only]
         elif formats.get("fmha") is not None:
             return [None]
         else:
-            named = [None, *backend_choices(self._identity(formats)).get(option, ())]
-        if named == [None]:
-            return named
+            others = [each for each in predictable(self._identity(formats), option) if each.other_kernels]
+            if not others:
+                return [None]
+            asked = [None, *(str(each.backends.options()[option]) for each in others)]
         found: dict[tuple[float, ...], str | None] = {}
-        for name in named:
-            asked = {**formats, option: name}
+        for name in asked:
+            given = {**formats, option: name}
             try:
-                started(self.base.changed(asked))
-                found.setdefault(tuple(numbers_of(self._identity(asked)).values()), name)
+                started(self.base.changed(given))
+                found.setdefault(tuple(numbers_of(self._identity(given)).values()), name)
             except RequestError as error:
-                self.refused[", ".join(f"{each} {value or OPEN}" for each, value in asked.items())] = str(
-                    error
-                )
+                spelled = ", ".join(f"{each} {value or OPEN}" for each, value in given.items())
+                self.refused[spelled] = str(error)
         return list(found.values())
 
     def _numbers(self, asked: Mapping[str, str | None]) -> tuple[float, ...]:

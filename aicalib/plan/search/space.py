@@ -4,8 +4,9 @@ A configuration is a *start* (formats, widths, settings of the engine) under a c
 three short lists; what matters most varies first:
 
 1. cache, weights and tensor-parallel width (and, of a model with experts, how attention and experts are spread),
-2. the math of attention, experts in a format of their own, backends of both, and the share of memory,
-3. the rest: prefill chunks, mixed steps, speculation, pipelines, prefill on instances of its own.
+2. the math of attention, experts in a format or by a backend of their own, and the share of memory,
+3. the rest: backends of attention, prefill chunks, mixed steps, speculation, pipelines, prefill on instances of its
+   own.
 
 Each is crossed with all that came before. What departs least from the engine's own choices and the published
 checkpoint comes first, by the number of changes and then by stage, so that a bound on the number of configurations
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from aicalib.batch import Batch
 from aicalib.deployment import Identity
+from aicalib.engines.backends import MOE
 from aicalib.errors import InvalidValue, RequestError
 from aicalib.features import FITTED_ACCEPTANCE
 from aicalib.identify import identify
@@ -251,8 +253,9 @@ def _order(offer: Offer, number: int) -> tuple[NDArray[np.int32], NDArray[np.int
     spreads = bool(arch.moe_layers or arch.mla_layers)
     of_formats = []
     for each in offer.formats.found:
-        later = sum(getattr(each, name) is not None for name in ("fmha", "moe", *BACKENDS))
-        of_formats.append((int(later > 0), later + (each.needs is not None)))
+        second = sum(getattr(each, name) is not None for name in ("fmha", "moe", MOE))
+        third = each.attention_backend is not None
+        of_formats.append((2 if third else int(second > 0), second + third + (each.needs is not None)))
     of_layouts = [each.stage(spreads) for each in offer.layouts]
     of_settings = [each.stage for each in offer.settings]
     columns = [np.array(each, dtype=np.int8).reshape(-1, 2) for each in (of_formats, of_layouts, of_settings)]
