@@ -253,9 +253,9 @@ def _order(offer: Offer, number: int) -> tuple[NDArray[np.int32], NDArray[np.int
     spreads = bool(arch.moe_layers or arch.mla_layers)
     of_formats = []
     for each in offer.formats.found:
-        second = sum(getattr(each, name) is not None for name in ("fmha", "moe", MOE))
-        third = each.attention_backend is not None
-        of_formats.append((2 if third else int(second > 0), second + third + (each.needs is not None)))
+        later = sum(getattr(each, name) is not None for name in ("fmha", "moe", MOE))
+        last = each.attention_backend is not None
+        of_formats.append((2 if last else int(later > 0), later + last + (each.needs is not None)))
     of_layouts = [each.stage(spreads) for each in offer.layouts]
     of_settings = [each.stage for each in offer.settings]
     columns = [np.array(each, dtype=np.int8).reshape(-1, 2) for each in (of_formats, of_layouts, of_settings)]
