@@ -149,6 +149,7 @@ def run(capsys, *arguments):
 def test_predict_from_a_line_from_an_answer_and_from_options_is_the_same(capsys, tmp_path):
     model = "meta-llama/Llama-3.3-70B-Instruct"
     line = f"python -m sglang.launch_server --model-path {model} --tp 4 --quantization fp8 --kv-cache-dtype fp8_e4m3"
+    line += " --attention-backend fa3"
     code, first, _ = run(
         capsys, "predict", "--launch", line, "--engine-version", "0.5.9", "--gpu", "h200-sxm", "--json"
     )
@@ -160,6 +161,8 @@ def test_predict_from_a_line_from_an_answer_and_from_options_is_the_same(capsys,
         "fp8",
         "--kv",
         "fp8_e4m3",
+        "--attention-backend",
+        "fa3",
         "--engine-version",
         "0.5.9",
         "--gpu",

@@ -18,6 +18,7 @@ from aicalib.plan.capacity.demand import Demand, describe
 from aicalib.plan.capacity.fleet import Fleet
 from aicalib.plan.capacity.price import Prices
 from aicalib.plan.capacity.sizing import Sizing
+from aicalib.plan.search.formats import BACKENDS, OPEN
 from aicalib.plan.search.space import SETTINGS, Sought, Space, lay_out
 from aicalib.plan.tasks.task import Bound
 from aicalib.profiles.profile import Profile, default_profile
@@ -31,6 +32,7 @@ MOST_STARTS: Final = 4000
 _OWN: Final[Mapping[str, tuple[Any, ...]]] = {
     "pp": (1,),
     "concurrency": (1,),
+    **{name: (OPEN,) for name in BACKENDS},
     **{name: (None,) for name in SETTINGS},
 }
 """What is left to the engine where nothing else is asked for."""
