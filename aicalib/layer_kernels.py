@@ -76,7 +76,9 @@ def attention_of(identity: Identity, kind: str, phase: str) -> AttentionKernel:
     NotTimed
         For a named backend without timings.
     """
-    named = getattr(identity.backends, phase) if kind in attention_kinds(identity.architecture) else None
+    named = getattr(identity.backends, phase)
+    if named is not None and kind not in attention_kinds(identity.architecture):
+        named = None
     return attention_kernel(
         identity.engine, identity.engine_version, identity.accelerator, kind, identity.quant.kvcache, named
     )

@@ -277,7 +277,7 @@ def named_backend(
     if not found:
         raise NotTimed(
             f"{backend} of {engine} {version} on {accelerator.name}: no timings of its {kind} kernels for "
-            f"{formats[-1]}",
+            f"{formats[0].removeprefix(MODE)}",
             timed_backends(engine, version, accelerator, kind, formats),
         )
     best = max(found, key=lambda rule: order(rule, generations(accelerator), formats))
