@@ -12,7 +12,7 @@ from dataclasses import replace
 from aicalib.deployment import Backends, Identity
 from aicalib.engines.backends import ATTENTION, MOE, hold_backends, read_backends
 from aicalib.engines.kernels import MODE, timed_backends
-from aicalib.errors import NotCovered, NotTimed, RequestError
+from aicalib.errors import NotCovered, NotTimed, Refusal, RequestError
 from aicalib.layer_kernels import PHASES, attention_kinds, attention_of, chosen_kernels, expert_class
 from aicalib.profiles import kernels
 from aicalib.quant import FMHAQuantMode
@@ -24,18 +24,19 @@ def with_backends(asked: Identity) -> Identity:
     Raises
     ------
     InvalidValue, NotCovered
-        For a backend that the engine does not run there.
+        For a backend that the engine does not run there, or experts of a dense model.
     NotTimed
         For one without timings.
     """
     try:
         return _held(asked)
-    except NotCovered as error:
+    except (NotCovered, Refusal) as error:
         choices = backend_choices(asked)
         options = ([ATTENTION] if any(asked.backends[:2]) else []) + ([MOE] if asked.backends.moe else [])
         working = [f"{option} {name}" for option in options for name in choices.get(option, ())]
         hint = f"; {', '.join(working)} would work" if working else ""
-        raise type(error)(f"{error}{hint}", working) from error
+        kind = NotTimed if isinstance(error, NotTimed) else NotCovered
+        raise kind(f"{error}{hint}", working) from error
 
 
 def backend_choices(identity: Identity) -> dict[str, tuple[str, ...]]:
@@ -86,7 +87,7 @@ def _candidates(identity: Identity, option: str) -> tuple[str, ...]:
 def _held(asked: Identity) -> Identity:
     """Hold backends to engine, timings and model."""
     arch, gpu = asked.architecture, asked.accelerator
-    hold_backends(asked.engine, asked.engine_version, asked.backends, arch, gpu)
+    hold_backends(asked)
     for kind in attention_kinds(arch):
         for phase in PHASES:
             attention_of(asked, kind, phase)

@@ -1,5 +1,6 @@
 """Backends that a user names: their own timings answer, or they are refused with what would work."""
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -251,6 +252,25 @@ def test_backends_go_through_launch_and_back(
         ).backends
         == deployment.identity.backends
     )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kv", [None, "fp8"])
+def test_what_can_be_named_is_what_the_engine_starts(engine: str, kv: str | None) -> None:
+    started = 0
+    for model, gpu in itertools.product(MODELS, GPUS):
+        options = {"model": model, "gpu": gpu, "engine": engine, "kv": kv, "tp": 8}
+        try:
+            plain = identified(**options)
+            launch(request_of(options))
+        except RequestError:
+            continue
+        for option, names in backend_choices(plain).items():
+            for name in names:
+                made = launch(request_of({**options, option: name}))
+                assert name in made.line() + str(made.files)
+                started += 1
+    assert started > 20
 
 
 def test_a_start_that_names_what_was_not_timed_is_predicted_as_the_engines_own() -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
-from aicalib.deployment import Backends
-from aicalib.engines.cache import BACKEND_VARIABLE, attention_kind
+from aicalib.deployment import Backends, Identity
+from aicalib.engines.cache import BACKEND_VARIABLE, hold_named
 from aicalib.engines.flags import flags, trtllm_keys
+from aicalib.engines.request import Request
 from aicalib.engines.tables import backends, environment_words, meets, moe_backends, settings_table
-from aicalib.errors import InvalidValue, NotCovered, UnknownName, fold
-from aicalib.hardware import Accelerator
-from aicalib.models import Architecture
+from aicalib.errors import InvalidValue, NotCovered, Refusal, UnknownName, fold
 
 ATTENTION: Final = "attention_backend"
 PHASES: Final = ("prefill_attention_backend", "decode_attention_backend")
@@ -88,42 +87,25 @@ def _listed(engine: str, version: str, option: str) -> tuple[str, ...]:
     return environment_words(BACKEND_VARIABLE, version) if engine == "vllm" and option == ATTENTION else ()
 
 
-def hold_backends(
-    engine: str, version: str, asked: Backends, arch: Architecture, accelerator: Accelerator
-) -> None:
-    """Hold backends to the model and the accelerator, as far as the tables of the engine know of them.
+def hold_backends(identity: Identity) -> None:
+    """Hold the backends that an identity names to its engine, as `launch` does.
 
     Raises
     ------
     InvalidValue
-        For experts of a dense model.
-    NotCovered
-        For a backend that does not run there.
+        For a backend that does not run there, and for experts of a dense model.
     """
+    asked, arch, gpu = identity.backends, identity.architecture, identity.accelerator
+    attention = {name: backend for name, backend in asked.options().items() if name != MOE}
+    if attention:
+        start = Request(identity.engine, identity.engine_version, arch, gpu, settings=attention)
+        hold_named(start, identity.quant.kvcache)
     if asked.moe is not None and arch.moe_layers == 0:
         raise InvalidValue(f"{MOE} '{asked.moe}': a dense model has no experts", [f"without {MOE}"])
-    model = attention_kind(arch)
-    for phase, name in (("prefill", asked.prefill), ("decode", asked.decode)):
-        rows = [row for row in backends(engine, version) if row.name == name]
-        if not rows:
-            continue
-        if not any(meets(accelerator, row.nvidia, row.others) for row in rows):
-            where = (
-                rows[0].nvidia.replace("+", " or newer") if accelerator.vendor == "NVIDIA" else rows[0].others
-            )
-            raise NotCovered(
-                f"attention backend '{name}' runs on {where or f'no {accelerator.vendor} GPU'}; {accelerator.name} is "
-                f"{accelerator.capability}",
-            )
-        if not any(model in row.models for row in rows):
-            kinds = " and ".join(dict.fromkeys(kind for row in rows for kind in row.models))
-            raise NotCovered(f"attention backend '{name}' is for {kinds} attention; {arch.name} has {model}")
-        if phase == "prefill" and all(row.role == "decode" for row in rows):
-            raise NotCovered(f"attention backend '{name}' only decodes")
-    rows_of_experts = [row for row in moe_backends(engine) if row.name == asked.moe]
-    if rows_of_experts and not any(meets(accelerator, row.nvidia, "") for row in rows_of_experts):
-        needs = rows_of_experts[0].nvidia.replace("+", " or newer")
-        raise NotCovered(
-            f"{MOE} '{asked.moe}' needs compute capability {needs}; {accelerator.name} is "
-            f"{accelerator.capability}"
+    rows = [row for row in moe_backends(identity.engine) if row.name == asked.moe]
+    if rows and not any(meets(gpu, row.nvidia, "") for row in rows):
+        needs = rows[0].nvidia.replace("+", " or newer")
+        raise Refusal(
+            f"{MOE} '{asked.moe}' needs compute capability {needs}; {gpu.name} is {gpu.capability}",
+            {MOE: None},
         )
