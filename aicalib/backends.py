@@ -88,7 +88,8 @@ def _held(asked: Identity) -> Identity:
     """Hold backends to engine, timings and model."""
     arch, gpu = asked.architecture, asked.accelerator
     hold_backends(asked)
-    for kind in attention_kinds(arch):
+    kinds = attention_kinds(arch)
+    for kind in kinds:
         for phase in PHASES:
             attention_of(asked, kind, phase)
     own, named = chosen_kernels(replace(asked, backends=Backends())), chosen_kernels(asked)
@@ -105,8 +106,8 @@ def _held(asked: Identity) -> Identity:
     if not changed:
         return asked
     quant = asked.quant
-    if asked.asked.fmha is None and asked.backends.prefill is not None:
-        math = attention_of(asked, attention_kinds(arch)[0], "prefill").math
+    if asked.asked.fmha is None and asked.backends.prefill is not None and kinds:
+        math = attention_of(asked, kinds[0], "prefill").math
         wide = FMHAQuantMode.bfloat16 if gpu.wide_format == "bf16" else FMHAQuantMode.float16
         quant = replace(quant, fmha=FMHAQuantMode.fp8 if math == "fp8" else wide)
     words = ", ".join(f"{option} {name}" for option, name in asked.backends.options().items())
