@@ -16,6 +16,7 @@ from aicalib.errors import NotCovered, NotTimed, Refusal, RequestError
 from aicalib.layer_kernels import PHASES, attention_kinds, attention_of, chosen_kernels, expert_class
 from aicalib.profiles import kernels
 from aicalib.quant import FMHAQuantMode
+from aicalib.widened import attended_cache
 
 
 def with_backends(asked: Identity) -> Identity:
@@ -73,7 +74,7 @@ def predictable(identity: Identity, option: str) -> list[Identity]:
 def _candidates(identity: Identity, option: str) -> tuple[str, ...]:
     """Return the backends that have a surface, which the engine may yet refuse."""
     where = (identity.engine, identity.engine_version, identity.accelerator)
-    arch, cache = identity.architecture, identity.quant.kvcache
+    arch, cache = identity.architecture, attended_cache(identity)
     if option == ATTENTION:
         formats = (MODE + cache.name, "wide" if cache.value.memory >= 2 else "fp8")
         kinds = [kind.partition("+")[0] for kind in attention_kinds(arch)]

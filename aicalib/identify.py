@@ -41,6 +41,7 @@ from aicalib.quant import (
     variants,
     weight_format,
 )
+from aicalib.widened import attended_cache, widened_parts, widening_numbers
 
 WIDTHS = (1, 2, 4, 8)
 """Tensor-parallel widths of one node."""
@@ -200,7 +201,7 @@ def surface_codes(identity: Identity) -> dict[str, tuple[int, str]]:
     arch, gpu, quant = identity.architecture, identity.accelerator, identity.quant
     dense = FORMAT_CLASSES[_format_class(quant.gemm, quant.gemm_variant, math_paths(quant, gpu)["gemm"])]
     absorbed = "fp8" if dense in ("fp8", "fp8_block") else "wide"
-    cache = "wide" if quant.kvcache.value.memory >= 2 else "fp8"
+    cache = "wide" if attended_cache(identity).value.memory >= 2 else "fp8"
     module = f"dsa/{cache}/{'wide' if dense == 'wide' else 'fp8_block'}"
     rule = "kda" if arch.kda_layers else "gdn"
     asked = {
@@ -246,14 +247,14 @@ def _kernel_origin(identity: Identity) -> str:
     used += ["moe"] if arch.moe_layers else []
     found = surface_codes(identity)
     origins = [found[name][1] for name in used]
-    if untimed_cache(identity):
+    if untimed_cache(identity) or widened_parts(identity):
         origins.append("extrapolated")
     return max(origins, key=KERNEL_ORIGINS.index)
 
 
 def untimed_cache(identity: Identity) -> bool:
-    """Return whether the cache is narrower than any that was timed: the kernels of an 8-bit one stand in."""
-    return storage_bits(identity.quant.kvcache) < NARROWEST_TIMED_BITS
+    """Return whether attention reads a cache narrower than any that was timed: kernels of an 8-bit one stand in."""
+    return storage_bits(attended_cache(identity)) < NARROWEST_TIMED_BITS
 
 
 def numbers_of(identity: Identity) -> dict[str, float]:
@@ -264,6 +265,7 @@ def numbers_of(identity: Identity) -> dict[str, float]:
     narrow = "fp8_blackwell" if gpu.capability.startswith("10.") else "fp8"
     whole = weight_format(quant.gemm, quant.gemm_variant).whole_model or quant.gemm.name == "float32"
     padding = expert_padding(identity.engine, gpu, quant.moe)
+    attended = storage_bits(attended_cache(identity))
     return {
         "gemm_bits": storage_bits(quant.gemm, quant.gemm_variant),
         "expert_bits": storage_bits(quant.moe, quant.moe_variant),
@@ -272,7 +274,7 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         **{f"{field}_peak_flops_s": gpu.peak_flops[path] for field, path in paths.items()},
         "gemm_class": _format_class(quant.gemm, quant.gemm_variant, paths["gemm"]),
         "expert_class": _format_class(quant.moe, quant.moe_variant, paths["expert"]),
-        "kv_class": KV_CLASSES.index("wide" if kv_bits >= 16 else narrow),
+        "kv_class": KV_CLASSES.index("wide" if attended >= 16 else narrow),
         "attention_class": KV_CLASSES.index(narrow if paths["attention"] == "fp8" else "wide"),
         "latent_bits": latent_bits(identity.engine, identity.architecture, gpu, quant),
         "hidden_pad": padding.hidden,
@@ -285,6 +287,7 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         ).masks_window,
         "expert_tile": TILE.get(experts_variant(identity), 1.0),
         "wide_peak_flops_s": gpu.peak_flops[gpu.wide_format],
+        "vector_peak_flops_s": gpu.peak_flops.get("fp32", gpu.peak_flops[gpu.wide_format]),
         "bandwidth_bytes_s": gpu.bandwidth_bytes_s,
         "memory_bytes": gpu.memory_bytes,
         "taken_bytes": gpu.taken_bytes,
@@ -299,6 +302,7 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         "engine_month": identity.engine_month,
         "version": defaults.version_number(identity.engine_version),
         "gpus_together": gpus_together(gpu),
+        **widening_numbers(identity),
     }
 
 

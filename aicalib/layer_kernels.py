@@ -18,6 +18,7 @@ from aicalib.errors import InvalidValue
 from aicalib.hardware import Accelerator
 from aicalib.models import Architecture
 from aicalib.quant import ComputeMode, QuantConfig, WeightMode, compute_path, storage_bits
+from aicalib.widened import attended_cache, expert_math_format
 
 PHASES = ("prefill", "decode")
 
@@ -80,15 +81,16 @@ def attention_of(identity: Identity, kind: str, phase: str) -> AttentionKernel:
     if named is not None and kind not in attention_kinds(identity.architecture):
         named = None
     return attention_kernel(
-        identity.engine, identity.engine_version, identity.accelerator, kind, identity.quant.kvcache, named
+        identity.engine, identity.engine_version, identity.accelerator, kind, attended_cache(identity), named
     )
 
 
 def expert_class(identity: Identity) -> str:
-    """Return the format class that rules list the experts by."""
+    """Return the format class by which rules list the kernel that multiplies the experts."""
     quant = identity.quant
     bits = storage_bits(quant.moe, quant.moe_variant)
-    return expert_format(quant.moe.name, math_paths(quant, identity.accelerator)["expert"], bits)
+    packed = expert_format(quant.moe.name, math_paths(quant, identity.accelerator)["expert"], bits)
+    return expert_math_format(identity, packed)
 
 
 def experts_variant(identity: Identity) -> str:

@@ -21,6 +21,7 @@ from aicalib.served import capacity, memory_of, recent_tables, servers
 from aicalib.serving.load import BURST, OPEN, Service
 from aicalib.serving.percentiles import percentiles
 from aicalib.serving.serve import serve
+from aicalib.widened import widened_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +128,8 @@ class Prediction:
 def evidence_keys(batch: Batch) -> list[set[str]]:
     """Return for each identity what must have been fitted for its numbers to be called calibrated.
 
-    The engine on that compute capability, each weight format's class on it, and a cache narrower than any timed one.
+    The engine on that compute capability, each weight format's class on it, a cache narrower than any timed one, and
+    what no kernel reads as it is stored.
     """
     gemm = dict(zip(batch.who.tolist(), batch.system.gemm_class.tolist(), strict=True))
     experts = dict(zip(batch.who.tolist(), batch.system.expert_class.tolist(), strict=True))
@@ -141,6 +143,7 @@ def evidence_keys(batch: Batch) -> list[set[str]]:
             keys.add(f"experts {FORMAT_CLASSES[experts[code]]} on {at}")
         if untimed_cache(who):
             keys.add(f"cache {who.quant.kvcache.name} on {at}")
+        keys.update(f"widened {part} on {at}" for part in widened_parts(who))
         found.append(keys)
     return found
 
@@ -255,7 +258,7 @@ def predict_batch(batch: Batch, profile: Profile) -> Prediction:
     """
     load = batch.load
     held, answered = memory_of(batch)
-    server = servers(batch, profile.values, recent_tables(batch, profile))
+    server = servers(batch, profile.values, recent_tables(batch, profile), held=held)
     service = serve(server, load, np.where(answered, capacity(batch, held), load.isl + load.osl))
     if not answered.all():
         service = service.each(lambda values: np.where(answered, values, np.nan))

@@ -357,9 +357,9 @@ def _system(names: _Names, who: Codes, widths: Widths, month: Array) -> System:
     classes = ("gemm_class", "expert_class", "kv_class", "attention_class", "engine")
     plain = (
         "gemm_bits", "expert_bits", "kv_bits", "table_bits", "gemm_peak_flops_s", "expert_peak_flops_s",
-        "attention_peak_flops_s", "wide_peak_flops_s", "bandwidth_bytes_s", "memory_bytes",
+        "attention_peak_flops_s", "wide_peak_flops_s", "vector_peak_flops_s", "bandwidth_bytes_s", "memory_bytes",
         "taken_bytes", "version", "masks_window", "expert_tile", "latent_bits", "hidden_pad", "width_pad",
-        "window_ratio",
+        "window_ratio", "direct_rows", "wide_direct_rows", "direct_columns",
     )  # fmt: skip
     numbers: dict[str, Any] = {name: sized[name] for name in plain}
     numbers |= {name: sized[name].astype(np.intp) for name in classes}
@@ -372,6 +372,8 @@ def _system(names: _Names, who: Codes, widths: Widths, month: Array) -> System:
         is_cpu=sized["is_cpu"] > 0,
         one_pool=sized["one_pool"] > 0,
         has_encoder=sized["has_encoder"] > 0,
+        expert_widens=sized["expert_widens"] > 0,
+        cache_widens=sized["cache_widens"] > 0,
         tp=tp,
         dp=widths.dp,
         ep=widths.ep,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,8 +17,9 @@ from aicalib.physics.kv_cache import cells
 from aicalib.physics.memory import Memory, Needs, fits, memory, needs
 from aicalib.physics.memory import memory_of as memory_needed
 from aicalib.physics.system import ENGINES, Coefficients, System, spread_over
-from aicalib.physics.tables import KernelTables, StepTables, StepTimes, tabulate
+from aicalib.physics.tables import KernelTables, PoolTimes, StepTables, StepTimes, tabulate
 from aicalib.physics.weights import weight_bytes
+from aicalib.physics.widening import cache_seconds, slots, with_workspace
 from aicalib.profiles.coefficients import position
 from aicalib.profiles.profile import Profile
 from aicalib.recent import Recent
@@ -26,6 +28,7 @@ from aicalib.serving.server import Server, server_of
 from aicalib.serving.speculation import METHODS, Speculation, acceptance_length
 
 Array = NDArray[np.float64]
+Codes = NDArray[np.intp]
 Yes = NDArray[np.bool_]
 
 
@@ -79,6 +82,7 @@ def servers(
     values: Array,
     known: Known | None = None,
     kernels: KernelTables | None = None,
+    held: Memory | None = None,
 ) -> Server:
     """Return the engines of n questions.
 
@@ -91,6 +95,8 @@ def servers(
         Tables of the batch's deployments, where they are there already.
     kernels : KernelTables, optional
         Kernel times of the batch's deployments, where they are there already.
+    held : Memory, optional
+        Memory of the questions, where it is there already.
     """
     found, features = known or _tables(batch.system, values, kernels), batch.features
     return server_of(
@@ -100,7 +106,23 @@ def servers(
         features.mixed_chunk,
         features.drafting and _speculation(batch, features.drafting, values),
         features.separation and _pools(batch, features.separation, values),
+        _pool_times(found, batch.at, lambda: slots(held or memory_of(batch)[0])),
     )
+
+
+def prefill_slots(batch: Batch, part: Part) -> Array:
+    """Return the slots of a pool of the instances that prefill for others, shape (n,)."""
+    return slots(memory(part.system, part.at, batch.settings, batch.load.isl))
+
+
+def _pool_times(known: Known, at: Codes, slots_of: Callable[[], Array]) -> PoolTimes | None:
+    """Return what reading the whole pool adds to the steps of n questions; None where no engine does."""
+    _, system, c = known
+    if not system.cache_widens[at].any():
+        return None
+    asked, found = system.take(at), slots_of()
+    slow = replace(c, device_slowdown=np.broadcast_to(c.device_slowdown, system.tp.shape)[at])
+    return PoolTimes(*(cache_seconds(asked, slow, found, phase) for phase in ("decode", "prefill")))
 
 
 def _speculation(batch: Batch, drafts: Drafting, values: Array) -> Speculation:
@@ -127,9 +149,11 @@ def accepted_tokens(drafts: Drafting, values: Array) -> Array:
 def _pools(batch: Batch, pools: Separation, values: Array) -> Pools:
     part = pools.part
     settings = batch.settings.of_instance(part.system, part.at)
+    known = _tables(part.system, values)
+    times = _pool_times(known, part.at, lambda: prefill_slots(batch, part))
     return Pools(
         separate=pools.separate,
-        prefill=server_of(*_tables(part.system, values), part.at, settings),
+        prefill=server_of(*known, part.at, settings, pool_times=times),
         prefill_instances=pools.prefill_instances,
         decode_instances=pools.decode_instances,
         transfer_s=transfer_bytes(batch) / pools.network_bytes_s,
@@ -158,6 +182,8 @@ def memory_of(batch: Batch) -> tuple[Memory, Yes]:
         settings.graph_max_batch,
         request_tokens=whole,
     )
+    if batch.system.cache_widens.any():
+        held = with_workspace(held, batch.system.take(batch.at))
     drafts, pools = batch.features.drafting, batch.features.separation
     if drafts is not None:
         held = with_drafter(held, *_drafter_bytes(batch, drafts))

@@ -90,14 +90,15 @@ BELOW = {
         "resolve",
         "nearness",
         "prediction",
+        "widened",
     },
 }
 """What each room may import, itself and `errors` apart."""
 
 
 ABOVE = (
-    "deployment", "recent", "layer_kernels", "backends", "identify", "checks", "loads", "features", "columns", "batch",
-    "resolve", "served", "nearness", "prediction",
+    "deployment", "recent", "widened", "layer_kernels", "backends", "identify", "checks", "loads", "features",
+    "columns", "batch", "resolve", "served", "nearness", "prediction",
 )  # fmt: skip
 """Modules above the rooms; each may import those before it."""
 

@@ -288,10 +288,10 @@ def test_formats_that_need_a_checkpoint_stand_apart():
 def test_a_cache_that_no_kernel_was_timed_with_is_noted():
     asked = {"gemm": ["auto"], "fmha": ["auto"], "tp": [1]}
     narrow, wide = (
-        plan("llama-8b", ["h100-sxm"], steady(20, 1000, 200), LEVEL, only=asked | {"kv": [kv]})
-        for kv in ("fp4_e2m1", "fp8")
+        plan("llama-8b", ["b200-sxm"], steady(20, 1000, 200), LEVEL, only=asked | {"kv": [kv]})
+        for kv in ("nvfp4", "fp8")
     )
-    assert any("fp4_e2m1 cache was timed" in note for note in narrow.notes)
+    assert any("nvfp4 cache was timed" in note for note in narrow.notes)
     assert not any("was timed" in note for note in wide.notes)
 
 

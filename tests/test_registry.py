@@ -320,7 +320,8 @@ def test_named_backends():
 
 def test_priority_chooses_among_kernels_for_few_and_for_many_rows():
     assert kernel("gguf", "gemm", "h100", priority="latency").name == "ggml_mul_mat_vec_a8"
-    assert kernel("gguf", "gemm", "h100", priority="throughput").name == "ggml_dequantize"
+    assert kernel("gguf", "gemm", "h100", priority="throughput").name == "ggml_mul_mat_a8"
+    assert kernel("gguf:IQ4_XS", "gemm", "h100", priority="throughput").name == "ggml_dequantize"
     masked, contiguous = (
         kernel("fp8_block", "moe", "h100", backend="deep_gemm", priority=each).name for each in PRIORITIES
     )

@@ -19,6 +19,7 @@ from aicalib.errors import InvalidValue, RequestError, UnknownName
 from aicalib.hardware import get_accelerator
 from aicalib.models import get_architecture
 from aicalib.physics.tables import tabulate_kernels
+from aicalib.plan.chance import chances
 from aicalib.plan.search.accuracy import table
 from aicalib.plan.search.best import OBJECTIVES, Goal, bound, search
 from aicalib.plan.search.evaluate import evaluate
@@ -55,7 +56,7 @@ def found(sought: str = "small", **goal: Any) -> Found:
 
 
 def one_by_one(sought: Sought, tpot_ms: float) -> list[tuple[float, dict[str, Any]]]:
-    """Predict every combination of the plain layouts as a question of its own; best first."""
+    """Predict every combination of the plain layouts as a question of its own; best expected throughput first."""
     only, rows = sought.only, []
     for values in itertools.product(*(only[name] for name in only)):
         options = {name: None if value == "auto" else value for name, value in zip(only, values, strict=True)}
@@ -66,6 +67,14 @@ def one_by_one(sought: Sought, tpot_ms: float) -> list[tuple[float, dict[str, An
         )
     batch = resolve({name: [row[name] for row in rows] for name in rows[0]})
     prediction = predict_batch(batch, default_profile())
+    times = {
+        "ttft": prediction.mean["ttft_ms"],
+        "tpot": prediction.mean["tpot_ms"],
+        "latency": prediction.mean["e2e_ms"],
+    }
+    figures = {(name, None): each.value / 1e3 for name, each in times.items()}
+    factors = {name: each.high / each.value for name, each in times.items()}
+    worth = chances((bound("tpot", tpot_ms),), figures, factors).worth
     answers = []
     for place, row in enumerate(batch.rows):
         rate = prediction.mean["output_tok_s_per_gpu"].value[place]
@@ -77,8 +86,8 @@ def one_by_one(sought: Sought, tpot_ms: float) -> list[tuple[float, dict[str, An
                 assemble(request_of(start))
             except RequestError:
                 continue
-            answers.append((float(rate), rows[row]))
-    return sorted(answers, key=lambda each: -each[0])
+            answers.append((float(worth[place] * rate), float(rate), rows[row]))
+    return [each[1:] for each in sorted(answers, key=lambda each: -each[0])]
 
 
 @pytest.mark.parametrize("tpot_ms", [12.0, 25.0, 1000.0])
@@ -191,8 +200,8 @@ def test_a_tie_is_what_the_best_beats_by_less_than_its_interval() -> None:
 def test_the_best_that_is_calibrated_stands_beside_one_that_is_not() -> None:
     assert found().best.origin == "calibrated"
     assert found().calibrated is None
-    sought = replace(SMALL, only={**SMALL.only, "kv": ("auto", "fp8", "fp4_e2m1")})
-    outcome = search(sought, Goal(), limit=None, top=100)
+    bounds = (bound("ttft", 1000.0), bound("tpot", 15.0))
+    outcome = search(replace(SMALL, separate=True, network_gbit_s=400.0), Goal(bounds=bounds), top=100)
     assert outcome.best.origin != "calibrated"
     of_those = [each for each in outcome.at_once if each.origin == "calibrated"]
     assert outcome.calibrated is not None
@@ -222,6 +231,11 @@ def test_a_weighted_bound_penalizes_what_a_hard_one_rules_out() -> None:
     assert soft.score.value <= hard_.score.value
     free = found().best.figures["output_tok_s_per_gpu"].value
     assert soft.figures["output_tok_s_per_gpu"].value < free
+
+
+def test_far_beyond_a_weighted_bound_a_penalty_overflows_without_a_word() -> None:
+    for threshold_ms in (21.0, 33.0, 50.0):
+        assert found(bounds=(bound("ttft", threshold_ms, hard=False),)).best.keeps_level is None
 
 
 def test_a_bound_on_a_percentile_binds_harder_than_on_the_mean() -> None:
@@ -466,5 +480,15 @@ def test_the_document_has_every_key_and_is_json() -> None:
     document = json.loads(json.dumps(found("experts").as_dict()))
     assert {"evaluated", "best", "pareto", "refused", "stages", "lost"} <= set(document)
     for each in document["best"]:
-        assert {"deployment", "workload", "prediction", "argv", "why", "memory", "tie"} <= set(each)
+        assert {
+            "deployment",
+            "workload",
+            "prediction",
+            "argv",
+            "why",
+            "memory",
+            "tie",
+            "keeps_level",
+            "ranked_by",
+        } <= set(each)
         assert each["prediction"]["tpot_ms"]["origin"]

@@ -116,7 +116,8 @@ def search(
     """Find the best formats, widths and settings for a service level.
 
     Every configuration that an engine starts is predicted. What starts from the published checkpoint and what needs a
-    checkpoint of its own are ranked apart; a tie is where the best is better by less than its own interval.
+    checkpoint of its own are ranked apart; a tie is where the best is better by less than its own interval. Under a
+    service level what is expected to yield most comes first, a missed level counting nothing.
     """
     from aicalib.plan.search.best import search as find
     from aicalib.plan.search.space import Sought
@@ -195,7 +196,7 @@ def _print(found: Found, goal: Goal) -> None:
     echo = typer.echo
     kinds = f"{' or '.join(sought.engines)} on {sought.count} x {' or '.join(sought.gpus)}"
     echo(f"{sought.model}, {kinds}, {sought.isl:g} in, {sought.osl:g} out")
-    echo(f"{found.objective}{', by the pessimistic end of intervals' if found.robust else ''}; {level}")
+    echo(f"{found.objective}{_ranking(found)}; {level}")
     echo(f"{found.evaluated} configurations, profile {found.profile}")
     named = len(sought.gpus) * len(sought.engines) > 1
     for title, choices in (
@@ -225,6 +226,13 @@ def _print(found: Found, goal: Goal) -> None:
         echo(f"note: {note}")
 
 
+def _ranking(found: Found) -> str:
+    """Return in words what ranks where it is not the prediction alone."""
+    if found.robust:
+        return ", by the pessimistic end of intervals"
+    return "" if found.best.keeps_level is None else ", a missed level counting nothing"
+
+
 def _second(found: Found) -> Choice | None:
     return found.with_checkpoint[0] if found.at_once and found.with_checkpoint else None
 
@@ -237,16 +245,18 @@ def _bound(each: Bound) -> str:
 
 def _print_choices(title: str, choices: Sequence[Choice], named: bool) -> None:
     rows = []
+    level = any(each.keeps_level is not None for each in choices)
     for place, each in enumerate(choices, start=1):
         figures = each.figures
         mark = "" if each.origin == CALIBRATED else "*"
         rows.append([
             f"{place}{mark}{' tie' if each.tie else ''}", str(each.replicas), str(each.workload["concurrency"]),
             _interval(figures["output_tok_s_per_gpu"]), _plain(figures["ttft_ms"].value),
-            _plain(figures["tpot_ms"].value), each.start.words(named),
+            _plain(figures["tpot_ms"].value), *([_chance(each)] if level else []), each.start.words(named),
         ])  # fmt: skip
-    header = ["", "replicas", "in flight", "tok/s/GPU", "TTFT ms", "TPOT ms", "start"]
-    print_table(title, header, rows, "lrrrrrl")
+    kept = ["in level"] if level else []
+    header = ["", "replicas", "in flight", "tok/s/GPU", "TTFT ms", "TPOT ms", *kept, "start"]
+    print_table(title, header, rows, f"lrrrrr{'r' * len(kept)}l")
     weaker = dict.fromkeys(each.origin for each in choices if each.origin != CALIBRATED)
     if weaker:
         typer.echo(f"* {', '.join(weaker)}: no runs like it were fitted")
@@ -255,9 +265,11 @@ def _print_choices(title: str, choices: Sequence[Choice], named: bool) -> None:
 def _print_beside(choice: Choice, best: Choice) -> None:
     """Print the figures of a choice that need not stand in the table, and what choosing it gives up."""
     figures = choice.figures
+    level = "" if choice.keeps_level is None else f", keeps the level with {_chance(choice)}"
     _wrapped(
         f"{_interval(figures['output_tok_s_per_gpu'])} tok/s/GPU, TTFT {_plain(figures['ttft_ms'].value)} ms, "
-        f"TPOT {_plain(figures['tpot_ms'].value)} ms, {choice.replicas} x {choice.workload['concurrency']} in flight; "
+        f"TPOT {_plain(figures['tpot_ms'].value)} ms, {choice.replicas} x {choice.workload['concurrency']} in "
+        f"flight{level}; "
         f"{'a tie with' if choice.tie else 'behind'} the best, which is {best.origin}"
     )
 
@@ -318,6 +330,11 @@ def _print_list(title: str, lines: list[str]) -> None:
 
 def _plain(value: float) -> str:
     return "-" if value != value else f"{value:.4g}"
+
+
+def _chance(choice: Choice) -> str:
+    """Return the probability that the level is kept in whole percent, rounded down: none is certain."""
+    return "-" if choice.keeps_level is None else f"{int(100 * choice.keeps_level)} %"
 
 
 def _interval(number: Number) -> str:

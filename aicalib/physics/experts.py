@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from aicalib.physics.calls import Call
 from aicalib.physics.kernels.moe import DEFAULT_SKEW, MOE, SKEW, rank_shape
 from aicalib.physics.system import System
+from aicalib.physics.widening import expert_call
 
 Array = NDArray[np.float64]
 
@@ -29,6 +30,9 @@ def expert_calls(system: System, tokens: Array) -> list[Call]:
         SKEW[DEFAULT_SKEW],
         system.expert_tile,
     )
-    machine = system.machine(system.expert_peak_flops_s, system.expert_bits)
+    machine = system.machine(
+        system.expert_peak_flops_s, np.where(system.expert_widens, 16.0, system.expert_bits)
+    )
     code = system.surfaces["moe"]
-    return [Call("experts", MOE, code, arch.moe_layers, shape, machine, "experts", "expert", "moe")]
+    found = [Call("experts", MOE, code, arch.moe_layers, shape, machine, "experts", "expert", "moe")]
+    return [expert_call(system), *found] if np.any(system.expert_widens) else found

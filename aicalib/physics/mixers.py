@@ -43,7 +43,7 @@ class _Rank:
         if not np.any(layers):
             return []
         s = self.system
-        stored = np.broadcast_to(bits, s.kv_bits.shape)
+        stored = np.broadcast_to(bits, s.attended_bits.shape)
         machine = s.machine(s.attention_peak_flops_s, stored)
         code = s.surfaces[surface] if surface else None
         return [Call(name, kind, code, layers, shape, machine, f"{self.phase}_mixers", "attention", surface)]
@@ -66,7 +66,7 @@ class _Rank:
             **sizes,
         }
         surface = f"{'window' if window else 'attention'}_{self.phase}"
-        return self.call(name, kind, surface, layers, shape, self.system.kv_bits)
+        return self.call(name, kind, surface, layers, shape, self.system.attended_bits)
 
     def sparse_modules(self, batch: Array, context: Array) -> list[Call]:
         """Return the layers of sparse latent attention in decode: whole modules, their projections included."""
@@ -77,7 +77,7 @@ class _Rank:
             "hidden_size": arch.hidden_size, "q_lora_rank": arch.q_lora_rank, "latent_dim": arch.kv_lora_rank,
             "rope_dim": arch.qk_rope_head_dim, "nope_dim": arch.qk_nope_head_dim,
             "v_head_dim": arch.v_head_dim, "index_heads": arch.index_heads, "index_dim": arch.index_head_dim,
-            "index_topk": arch.index_topk, "cache_bits": s.kv_bits,
+            "index_topk": arch.index_topk, "cache_bits": s.attended_bits,
         }  # fmt: skip
         own, all_ = arch.sparse_layers, np.where(arch.sparse_layers > 0, arch.mla_layers, 0.0)
         reuse = {**shape, "index_heads": np.zeros_like(arch.index_heads)}
@@ -158,14 +158,14 @@ def decode_mixer_calls(system: System, batch: Array, context: Array) -> list[Cal
     }  # fmt: skip
     sparse = {
         "flops": batch * sparse_layers.decode_flops(arch, rank.width, context),
-        "bytes": batch * sparse_layers.decode_bytes(arch, rank.width, context, system.kv_bits),
+        "bytes": batch * sparse_layers.decode_bytes(arch, rank.width, context, system.attended_bits),
     }
     return [
         *rank.softmax("attention", DECODE, False, arch.full_layers, **seen),
         *rank.softmax("window attention", DECODE, True, arch.window_layers, **seen),
-        *rank.call("latent attention", LATENT_DECODE, "latent_decode", plain, latent, system.kv_bits),
+        *rank.call("latent attention", LATENT_DECODE, "latent_decode", plain, latent, system.attended_bits),
         *rank.sparse_modules(batch, context),
-        *rank.call("sparse attention", PLAIN, "", _has_sparse(system), sparse, system.kv_bits),
+        *rank.call("sparse attention", PLAIN, "", _has_sparse(system), sparse, system.attended_bits),
         *rank.states(batch, batch),
     ]
 
@@ -193,7 +193,7 @@ def prefill_mixer_calls(system: System, prompts: Array, length: Array) -> list[C
         "flops": 2.0 * prompts * np.maximum(heads, CHOSEN_KEY_HEADS) * absorbed * pairs,
         "bytes": prompts
         * length
-        * (system.kv_bits / 8.0 * (rank_dim + rope) + WIDE_BYTES * heads * absorbed),
+        * (system.attended_bits / 8.0 * (rank_dim + rope) + WIDE_BYTES * heads * absorbed),
     }
     indexer = {
         "flops": prompts * arch.index_heads * arch.index_head_dim * length**2,
@@ -212,12 +212,17 @@ def prefill_mixer_calls(system: System, prompts: Array, length: Array) -> list[C
             "attention_prefill",
             arch.mla_layers * ~chooses,
             latent,
-            system.kv_bits,
+            system.attended_bits,
         ),
         *rank.call(
-            "latent attention to chosen keys", PLAIN, "", arch.mla_layers * chooses, chosen, system.kv_bits
+            "latent attention to chosen keys",
+            PLAIN,
+            "",
+            arch.mla_layers * chooses,
+            chosen,
+            system.attended_bits,
         ),
         *rank.call("indexer", PLAIN, "", arch.sparse_layers, indexer, 8.0),
-        *rank.call("sparse attention", PLAIN, "", _has_sparse(system), sparse, system.kv_bits),
+        *rank.call("sparse attention", PLAIN, "", _has_sparse(system), sparse, system.attended_bits),
         *rank.states(prompts, prompts * length),
     ]

@@ -15,6 +15,7 @@ from aicalib.physics.kernels.gemm import ACTIVATION_BITS, GEMM
 from aicalib.physics.kernels.kind import Machine
 from aicalib.physics.kernels.quantize import QUANTIZE
 from aicalib.physics.system import System
+from aicalib.physics.widening import weight_call, widened
 from aicalib.profiles.coefficients import FORMAT_CLASSES
 
 Array = NDArray[np.float64]
@@ -49,6 +50,7 @@ class Format(NamedTuple):
     activation_bits: Array
     math: str
     surface: str
+    packed: NDArray[np.bool_]
 
 
 def _format(system: System, group: str) -> Format:
@@ -65,6 +67,20 @@ def _format(system: System, group: str) -> Format:
         ACTIVATIONS[np.where(plain, WIDE, system.gemm_class)],
         "wide" if plain.all() else "gemm",
         "gemm_wide" if plain.all() else "gemm",
+        ~plain,
+    )
+
+
+def _read_wide(system: System, of: Format, widens: NDArray[np.bool_]) -> Format:
+    """Return the format as a product reads it whose weights are written out in 16 bit where `widens`."""
+    machine = of.machine._replace(
+        peak_flops_s=np.where(widens, system.wide_peak_flops_s, of.machine.peak_flops_s),
+        bits=np.where(widens, 16.0, of.machine.bits),
+    )
+    return of._replace(
+        machine=machine,
+        code=np.where(widens, system.surfaces["gemm_wide"], of.code),
+        activation_bits=np.where(widens, ACTIVATIONS[WIDE], of.activation_bits),
     )
 
 
@@ -87,7 +103,13 @@ def _calls(system: System, each: Product, rows: Array) -> list[Call]:
         "k": each.k,
         "activation_bits": of.activation_bits,
     }
-    found = [Call(each.name, GEMM, of.code, each.count, shape, of.machine, "gemm", of.math, of.surface)]
+    found = []
+    if np.isfinite(system.direct_rows).any():
+        widens = of.packed & widened(system, rows, shape["n"])
+        found.append(weight_call(system, each.name, each.count * widens, shape["n"], each.k, of.machine.bits))
+        of = _read_wide(system, of, widens)
+        shape["activation_bits"] = of.activation_bits
+    found.append(Call(each.name, GEMM, of.code, each.count, shape, of.machine, "gemm", of.math, of.surface))
     narrow = of.activation_bits < 16.0
     if narrow.any():
         machine = of.machine._replace(bits=of.activation_bits)

@@ -22,6 +22,7 @@ OF_MIXERS = (
     "attention_peak_flops_s",
     "latent_bits",
     "masks_window",
+    "cache_widens",
 )
 OF_EXPERTS = (
     "expert_bits",
@@ -31,9 +32,20 @@ OF_EXPERTS = (
     "hidden_pad",
     "width_pad",
     "ep",
+    "expert_widens",
 )
-OF_WEIGHTS = ("gemm_bits", "gemm_class", "gemm_peak_flops_s", "table_bits", "wide_peak_flops_s")
+OF_WEIGHTS = (
+    "gemm_bits",
+    "gemm_class",
+    "gemm_peak_flops_s",
+    "table_bits",
+    "wide_peak_flops_s",
+    "direct_rows",
+    "wide_direct_rows",
+    "direct_columns",
+)
 OF_NO_KERNEL = (
+    "vector_peak_flops_s",
     "memory_bytes",
     "window_ratio",
     "one_pool",

@@ -19,6 +19,7 @@ from aicalib.physics.links import hidden_state_calls, logits_calls
 from aicalib.physics.mixers import decode_mixer_calls, prefill_mixer_calls
 from aicalib.physics.projections import product_calls
 from aicalib.physics.system import Coefficients, System
+from aicalib.physics.widening import cache_call
 
 Array = NDArray[np.float64]
 
@@ -152,8 +153,22 @@ def launch_s(system: System, c: Coefficients) -> Array:
     return launch * c.fixed_slowdown
 
 
+def _whole_cache(system: System, slots: Array | None, phase: str) -> list[Call]:
+    if not np.any(system.cache_widens):
+        return []
+    if slots is None:
+        raise ValueError("a cache that is widened takes time by the slots of its pool: give slots")
+    return [cache_call(system, slots, phase)]
+
+
 def decode_step(
-    system: System, c: Coefficients, batch: Array, context: Array, padded: Array, graph_max_batch: Array
+    system: System,
+    c: Coefficients,
+    batch: Array,
+    context: Array,
+    padded: Array,
+    graph_max_batch: Array,
+    slots: Array | None = None,
 ) -> list[Operator]:
     """Return the operators of a decode step: every running request gains one token.
 
@@ -172,6 +187,8 @@ def decode_step(
     graph_max_batch : ndarray
         Largest batch with a captured graph. One above it is launched kernel by kernel: the device then takes the
         root of the sum of squares of its own time and launch time.
+    slots : ndarray, optional
+        Of the pool of one attention rank; needed where a deployment widens its cache.
     """
     local = np.maximum(batch / system.dp, np.minimum(batch, 1.0))
     rows = np.maximum(padded / system.dp, local)
@@ -182,6 +199,7 @@ def decode_step(
         *expert_calls(system, batch),
         *head_calls(system, padded),
         *hidden_state_calls(system, padded, graph=True),
+        *_whole_cache(system, slots, "decode"),
     ]
     found = [_operator(call, c, c.shared_experts if beside_experts(call) else 1.0) for call in called]
     found.append(_fixed("small kernels and gaps", system.arch.whole_layers, layers_s(system, c)))
@@ -196,7 +214,7 @@ def decode_step(
 
 
 def prefill_step(
-    system: System, c: Coefficients, tokens: Array, length: Array, ranks: Array
+    system: System, c: Coefficients, tokens: Array, length: Array, ranks: Array, slots: Array | None = None
 ) -> list[Operator]:
     """Return the operators of a prefill step over `tokens` prompt tokens of prompts of `length` tokens.
 
@@ -215,6 +233,8 @@ def prefill_step(
         Tokens of a whole prompt; a step that holds part of one carries that share of its attention.
     ranks : ndarray
         Attention-data-parallel ranks that have a prompt to prefill, at most `dp`.
+    slots : ndarray, optional
+        Of the pool of one attention rank; needed where a deployment widens its cache.
     """
     local = tokens / ranks
     prompts = np.maximum(local / length, 1.0)
@@ -227,6 +247,7 @@ def prefill_step(
         *expert_calls(system, tokens),
         *head_calls(system, tokens / length),
         *hidden_state_calls(system, tokens, graph=False),
+        *_whole_cache(system, slots, "prefill"),
     ]
     found = [_operator(call, c) for call in called]
     device = total_s(found)

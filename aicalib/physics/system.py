@@ -45,6 +45,8 @@ class System:
         Dense peak of one GPU for the math that the format really runs in.
     wide_peak_flops_s : ndarray, shape (d,)
         The same of 16-bit math, in which routers and most output heads run.
+    vector_peak_flops_s : ndarray, shape (d,)
+        FP32 peak of the general-purpose cores; that of 16-bit math where it is not known.
     gemm_class, expert_class : ndarray of int, shape (d,)
         Index into `FORMAT_CLASSES`.
     kv_class, attention_class : ndarray of int, shape (d,)
@@ -78,6 +80,11 @@ class System:
         An encoder of images or sound stands before the language model.
     version : ndarray, shape (d,)
         Number that orders engine versions.
+    direct_rows, wide_direct_rows, direct_columns : ndarray, shape (d,)
+        Most rows that a dense product multiplies with packed weights as they are, and those of matrices of more than
+        `direct_columns` columns; above, the weights are written out in 16 bit first. Infinite where they never are.
+    expert_widens, cache_widens : ndarray of bool, shape (d,)
+        Experts, and the cache, are written out in 16 bit before they are multiplied, or attended to.
     """
 
     arch: ArchitectureArrays
@@ -89,6 +96,7 @@ class System:
     expert_peak_flops_s: Array
     attention_peak_flops_s: Array
     wide_peak_flops_s: Array
+    vector_peak_flops_s: Array
     gemm_class: Codes
     expert_class: Codes
     kv_class: Codes
@@ -115,6 +123,16 @@ class System:
     one_pool: NDArray[np.bool_]
     has_encoder: NDArray[np.bool_]
     version: Array
+    direct_rows: Array
+    wide_direct_rows: Array
+    direct_columns: Array
+    expert_widens: NDArray[np.bool_]
+    cache_widens: NDArray[np.bool_]
+
+    @property
+    def attended_bits(self) -> Array:
+        """Storage bits per element of the cache as attention reads it: 16 where it is widened first."""
+        return np.where(self.cache_widens, 16.0, self.kv_bits)
 
     @property
     def attention_width(self) -> Array:
@@ -212,6 +230,7 @@ class Coefficients:
     prefill_mixers: Array
     quantize: float
     elementwise: float
+    widening: float
     links: Array
     shared_experts: float
     layer_s: Array
@@ -302,6 +321,7 @@ def spread_over(system: System, values: Array) -> Coefficients:
         * stood_in("prefill_attention"),
         quantize=one("quantize"),
         elementwise=one("elementwise"),
+        widening=one("elementwise"),
         links=one("links") * stood_in("links"),
         shared_experts=one("shared_experts"),
         layer_s=one("layer_time") * decode,

@@ -226,6 +226,20 @@ def tabulate(system: System, c: Coefficients, kernels: KernelTables | None = Non
     )
 
 
+class PoolTimes(NamedTuple):
+    """Times in seconds that reading the whole pool adds to each decode and each prefill step, shape (n,).
+
+    They depend on the size of the pool, and so on more than the deployment.
+    """
+
+    decode_s: Array
+    prefill_s: Array
+
+    def take(self, rows: Codes) -> PoolTimes:
+        """Return those of some questions, in that order."""
+        return PoolTimes(self.decode_s[rows], self.prefill_s[rows])
+
+
 @dataclass(frozen=True)
 class StepTimes:
     """Step times of n questions: the tables, and which deployment each question is about.
@@ -236,11 +250,14 @@ class StepTimes:
     at : ndarray of int, shape (n,)
     graph_max_batch : ndarray, shape (n,)
         Largest decode batch with a captured graph.
+    pool : PoolTimes, optional
+        None where no engine reads its pool whole.
     """
 
     tables: StepTables
     at: Codes
     graph_max_batch: Array
+    pool: PoolTimes | None = None
 
     def _by_tokens(self, column: int, tokens: Array) -> Array:
         table = self.tables.by_tokens
@@ -292,6 +309,8 @@ class StepTimes:
             + self._plane(tables.decode_mixers, (BATCH, CONTEXT), local, context)
             + tables.layers_s[at]
         )
+        if self.pool is not None:
+            device = device + self.pool.decode_s
         eager = padded > self.graph_max_batch
         if eager.any():
             device = np.where(eager, np.hypot(device, tables.launch_s[at]), device)
@@ -344,6 +363,8 @@ class StepTimes:
             + self._by_tokens(_HEAD, tokens / length)
             + self._prefill_attention(local, length, cached)
         )
+        if self.pool is not None:
+            device = device + self.pool.prefill_s
         return np.hypot(device, self.tables.launch_s[self.at])
 
     def mixed_s(
@@ -373,9 +394,12 @@ class StepTimes:
             + self._prefill_attention(prompts, length, cached)
             + self._plane(tables.decode_mixers, (BATCH, CONTEXT), local, context)
         )
+        if self.pool is not None:
+            device = device + self.pool.decode_s
         engine = tables.step_s[at] + tables.request_s[at] * batch
         return np.hypot(device, tables.launch_s[at]) + engine
 
     def take(self, rows: Codes) -> StepTimes:
         """Return the step times of some questions, in that order."""
-        return StepTimes(self.tables, self.at[rows], self.graph_max_batch[rows])
+        pool = self.pool and self.pool.take(rows)
+        return StepTimes(self.tables, self.at[rows], self.graph_max_batch[rows], pool)

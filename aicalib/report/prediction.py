@@ -15,6 +15,7 @@ from aicalib.layer_kernels import math_paths
 from aicalib.physics.memory import GIB, largest_concurrency, spare_bytes
 from aicalib.physics.steps import decode_step, prefill_step, total_s
 from aicalib.physics.system import spread_over
+from aicalib.physics.widening import slots
 from aicalib.prediction import METRICS, Prediction, predict_batch
 from aicalib.profiles.profile import uncalibrated
 from aicalib.report.evidence import evidence_lines, level_lines, near, nearest, number
@@ -22,6 +23,7 @@ from aicalib.report.explain import as_json, explain_text
 from aicalib.resolve import smallest_fitting_tp
 from aicalib.serving.load import BURST, OPEN
 from aicalib.serving.server import captured_batch
+from aicalib.widened import shown_math
 
 Array = NDArray[np.float64]
 
@@ -131,12 +133,17 @@ def _breakdown(prediction: Prediction, index: int) -> list[dict[str, Any]]:
     running = np.maximum(running / system.pp, 1.0)
     padded = captured_batch(running, settings.graph_max_batch)
     context, tokens = load.context, np.minimum(load.new, settings.chunk_tokens / system.dp)
+    pool = slots(prediction.memory)[[index]]
     steps = {
-        "decode": decode_step(system, c, running, context, padded, settings.graph_max_batch),
-        "prefill": prefill_step(system, c, tokens, load.new, np.ones(1)),
+        "decode": decode_step(system, c, running, context, padded, settings.graph_max_batch, pool),
+        "prefill": prefill_step(system, c, tokens, load.new, np.ones(1), pool),
     }
     who = batch.identities[batch.who[batch.at[0]]]
-    formats = {**math_paths(who.quant, who.accelerator), "wide": who.accelerator.wide_format}
+    formats = {
+        **math_paths(who.quant, who.accelerator),
+        "wide": who.accelerator.wide_format,
+        **shown_math(who),
+    }
     origins = {name: origin for name, (_, origin) in surface_codes(who).items()}
     origin = prediction.origin[index]
     return as_json(

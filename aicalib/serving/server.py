@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.physics.system import ENGINES, Coefficients, Settings, System
-from aicalib.physics.tables import StepTables, StepTimes
+from aicalib.physics.tables import PoolTimes, StepTables, StepTimes
 from aicalib.serving.load import Load
 from aicalib.serving.speculation import Speculation
 from aicalib.serving.stages import Stages, stages_of
@@ -217,6 +217,7 @@ def server_of(
     mixed_chunk: Yes | None = None,
     speculation: Speculation | None = None,
     pools: Pools | None = None,
+    pool_times: PoolTimes | None = None,
 ) -> Server:
     """Return the engines of n questions.
 
@@ -232,11 +233,13 @@ def server_of(
         SGLang's switch that lets running requests decode in the steps of prefill chunks.
     speculation : Speculation, optional
     pools : Pools, optional
+    pool_times : PoolTimes, optional
+        What reading the whole pool adds to steps, where an engine does.
     """
     sglang, on_trtllm = system.engine[at] == ENGINES.index("sglang"), system.on_trtllm[at]
     mixed = ~sglang if mixed_chunk is None else ~sglang | mixed_chunk
     return Server(
-        times=StepTimes(tables, at, settings.graph_max_batch),
+        times=StepTimes(tables, at, settings.graph_max_batch, pool_times),
         settings=settings,
         dp=system.dp[at],
         prefill_first=~mixed,

@@ -14,6 +14,7 @@ from aicalib.errors import InvalidValue, RequestError, UnknownName
 from aicalib.hardware import get_accelerator
 from aicalib.identify import gpus_together
 from aicalib.physics.memory import GIB, largest_concurrency
+from aicalib.plan.chance import chances
 from aicalib.plan.figures import OUTPUT, SHOWN, Number
 from aicalib.plan.score import BASES, THROUGHPUT, Figure, penalty
 from aicalib.plan.search.accuracy import published
@@ -115,6 +116,8 @@ class _Ranking:
         self.price = self._prices()
         self.bases = {end: self._base(figures) for end, figures in self.figures.items()}
         self.scores = {end: self._score(end) for end in self.figures}
+        self.chances = chances(goal.bounds, self.figures["value"], found.factors)
+        self.ranks = self._ranked(self.scores)
         self.kinds = self.space.kinds()[found.starts]
         self.alive = np.ones(found.at.size, dtype=np.bool_)
         self.refused: Counter[str] = self.space.refused + found.refused
@@ -149,13 +152,26 @@ class _Ranking:
 
     def _score(self, end: str) -> Array:
         base = self.bases[end]
-        found = base + np.abs(base) * penalty(self.goal.bounds, self.goal.steepness, self.figures[end])
+        with np.errstate(over="ignore"):  # far beyond a weighted bound a penalty is infinite
+            found = base + np.abs(base) * penalty(self.goal.bounds, self.goal.steepness, self.figures[end])
         return np.where(np.isnan(found), np.inf, found)
 
     @property
     def rank_by(self) -> str:
         """The end of the intervals that decides."""
         return "high" if self.goal.robust else "value"
+
+    def _ranked(self, scores: Mapping[str, Array]) -> Array:
+        """Return what ranks, lower is better: scores that count nothing where the level is missed, or pessimistic ones.
+
+        A score below 0 is a yield and shrinks with what it is worth; a time or a price is paid that much oftener.
+        """
+        decides = scores[self.rank_by]
+        if self.goal.robust:
+            return decides
+        worth = np.where(np.isnan(self.chances.worth), 1.0, self.chances.worth)
+        with np.errstate(divide="ignore"):
+            return np.where(decides < 0.0, decides * worth, decides / worth)
 
     def found(self) -> Found:
         """Return what the search found.
@@ -175,7 +191,7 @@ class _Ranking:
         shown = np.concatenate([first, second, calibrated])
         batch = self.evaluated.asked(shown)
         predictions = predict_batch(batch, self.profile)
-        why = reasons(self.evaluated, shown, self.scores[self.rank_by], self.alive, self.profile)
+        why = reasons(self.evaluated, shown, self.ranks, self.alive, self.profile)
         best = [
             *first[:1].repeat(first.size),
             *second[:1].repeat(second.size),
@@ -201,7 +217,7 @@ class _Ranking:
             pareto_with_checkpoint=self._points(fronts[1]),
             refused=dict(self.refused.most_common()),
             same={name: other for offer in self.space.offers for name, other in offer.formats.same.items()},
-            lost=losers(self.evaluated, self.goal.bounds, self.figures[self.rank_by], self.bases[self.rank_by],
+            lost=losers(self.evaluated, self.goal.bounds, self.figures[self.rank_by], self._ranked(self.bases),
                         self.alive & kept, self.kinds, int(shown[0])),
             notes=self._notes(),
             predictions=predictions,
@@ -238,9 +254,9 @@ class _Ranking:
 
     def _best(self, group: Yes) -> Codes:
         """Return the best configuration of the best kinds in a group, each of which the engine starts."""
-        by, base = self.scores[self.rank_by], self.bases[self.rank_by]
-        rows = np.flatnonzero(group & np.isfinite(by))
-        order = rows[np.lexsort((self.evaluated.starts[rows], base[rows], by[rows]))]
+        base = self.bases[self.rank_by]
+        rows = np.flatnonzero(group & np.isfinite(self.ranks))
+        order = rows[np.lexsort((self.evaluated.starts[rows], base[rows], self.ranks[rows]))]
         while True:
             order = order[self.alive[order]]
             _, first = np.unique(self.kinds[order], return_index=True)
@@ -288,6 +304,8 @@ class _Ranking:
             workload=batch.workload(at).as_dict(),
             figures=self._shown(row),
             score=Number(*(float(self.scores[end][row]) for end in ("value", "low", "high"))),
+            ranked_by=float(self.ranks[row]),
+            keeps_level=self._keeps_level(row),
             origin=str(ORIGINS[int(self.evaluated.origins[row])]),
             replicas=count // size,
             idle_gpus=count % size,
@@ -300,6 +318,10 @@ class _Ranking:
             accuracy=published(deployment),
             row=at,
         )  # fmt: skip
+
+    def _keeps_level(self, row: int) -> float | None:
+        chance = float(self.chances.kept[row])
+        return None if np.isnan(chance) or not any(each.hard_fail for each in self.goal.bounds) else chance
 
     def _shown(self, row: int) -> dict[str, Number]:
         found = {}

@@ -46,6 +46,11 @@ class Choice:
         output_tok_s_per_gpu (of the GPUs that were given), tok_s_per_user.
     score : Number
         As `aicalib.plan.score` counts it: lower is better.
+    ranked_by : float
+        What ranks it among the others, lower is better: the score, with a missed level counted as nothing
+        (`aicalib.plan.chance`), or its pessimistic end.
+    keeps_level : float or None
+        Probability that all hard bounds are kept; None without one, or under a profile without intervals.
     origin : str
     replicas, idle_gpus : int
         How often it stands on the GPUs that were given, and how many of these are left over.
@@ -71,6 +76,8 @@ class Choice:
     workload: Mapping[str, Any]
     figures: Mapping[str, Number]
     score: Number
+    ranked_by: float
+    keeps_level: float | None
     origin: str
     replicas: int
     idle_gpus: int
@@ -104,6 +111,8 @@ class Choice:
             "cost_per_mtok": None if self.cost_per_mtok is None else self.cost_per_mtok._asdict(),
             "memory": self.memory._asdict(),
             "score": self.score._asdict(),
+            "ranked_by": self.ranked_by,
+            "keeps_level": self.keeps_level,
             "tie": self.tie,
             "why": self.why,
             "accuracy": [each.as_dict() for each in self.accuracy],

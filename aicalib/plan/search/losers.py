@@ -54,7 +54,7 @@ def losers(
     figures : mapping of Figure to ndarray, shape (n,)
         At the end of the intervals by which was ranked.
     base : ndarray, shape (n,)
-        Of the score: lower is better.
+        By which was ranked, misses of bounds not ruled out: lower is better.
     alive : ndarray of bool, shape (n,)
         Configurations of the best's group that the engine starts.
     kinds : ndarray of int, shape (n,)

@@ -19,10 +19,12 @@ from aicalib.layer_kernels import math_paths
 from aicalib.physics.memory import GIB
 from aicalib.physics.steps import Operator, decode_step, prefill_step
 from aicalib.physics.system import spread_over
+from aicalib.physics.widening import slots
 from aicalib.plan.search.evaluate import Evaluated, loaded
 from aicalib.plan.search.formats import BACKENDS, FIELDS
 from aicalib.prediction import Prediction, predict_batch
 from aicalib.profiles.profile import Profile
+from aicalib.served import prefill_slots
 from aicalib.serving.server import captured_batch
 
 Array = NDArray[np.float64]
@@ -36,6 +38,7 @@ PARTS: Final = {
     "quantize": "casts",
     "links": "exchange between GPUs",
     "elementwise": "norms and sampling",
+    "widening": "widening to 16 bit",
     "": "launches, gaps and the engine's own time",
 }
 """Coefficients that scale operators, and what these are, for people."""
@@ -188,9 +191,15 @@ class _Taken:
             prefill_weight = prefilling.n_gpus / load.osl * load.new / tokens
         values = both.profile.values
         c, padded = spread_over(system, values), captured_batch(at_once, settings.graph_max_batch)
-        decode = decode_step(system, c, at_once, load.context, padded, settings.graph_max_batch)
+        held = slots(both.memory)
+        decode = decode_step(system, c, at_once, load.context, padded, settings.graph_max_batch, held)
         prefill = prefill_step(
-            prefilling, spread_over(prefilling, values), tokens, load.new, np.ones_like(tokens)
+            prefilling,
+            spread_over(prefilling, values),
+            tokens,
+            load.new,
+            np.ones_like(tokens),
+            held if pools is None else prefill_slots(batch, pools.part),
         )
         self._add("decode", decode_weight, decode)
         self._add("prefill", prefill_weight, prefill)
