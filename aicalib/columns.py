@@ -18,7 +18,10 @@ from aicalib.loads import load_code, load_kinds
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
-NAME_COLUMNS = ("model", "gpu", "gemm", "kv", "fmha", "moe", "engine", "engine_version")
+NAME_COLUMNS = (
+    "model", "gpu", "gemm", "kv", "fmha", "moe", "engine", "engine_version",
+    "attention_backend", "prefill_attention_backend", "decode_attention_backend", "moe_backend",
+)  # fmt: skip
 """Columns that are looked up as one name each."""
 
 NUMBER_COLUMNS = (

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from aicalib.hardware import Accelerator, as_file
 from aicalib.models import Architecture
 from aicalib.quant import QuantConfig, QuantRequest
+
+
+class Backends(NamedTuple):
+    """Backends that a start names, as its engine spells them; None leaves one to the engine.
+
+    Attributes
+    ----------
+    prefill, decode : str or None
+        Of attention, by phase.
+    moe : str or None
+        Of the experts.
+    """
+
+    prefill: str | None = None
+    decode: str | None = None
+    moe: str | None = None
+
+    def options(self) -> dict[str, object]:
+        """Return the options that name them."""
+        phases = {"prefill_attention_backend": self.prefill, "decode_attention_backend": self.decode}
+        attention = {"attention_backend": self.prefill} if self.prefill == self.decode else phases
+        named = {**attention, "moe_backend": self.moe}
+        return {name: backend for name, backend in named.items() if backend is not None}
 
 
 @dataclass(frozen=True)
@@ -28,6 +52,10 @@ class Identity:
         "extrapolated" (on one of its generation, or in a format that stands in), "datasheet" (neither).
     asked : QuantRequest
         What was asked of the four fields; None where it was left to checkpoint, engine and accelerator.
+    backends : Backends
+        Those that were asked for.
+    other_kernels : bool
+        Whether these run other kernels than the engine would by itself.
     """
 
     architecture: Architecture
@@ -39,6 +67,8 @@ class Identity:
     notes: tuple[str, ...] = ()
     kernel_origin: str = "datasheet"
     asked: QuantRequest = QuantRequest()  # noqa: RUF009
+    backends: Backends = Backends()  # noqa: RUF009
+    other_kernels: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +178,12 @@ class Deployment:
         """Return the options that differ from a plain engine's."""
         mixed: dict[str, object] = {"enable_mixed_chunk": True} if self.mixed_chunk else {}
         drafter = self.drafter.as_dict() if self.drafter else {}
-        return mixed | drafter | (dict(self.disaggregation.__dict__) if self.disaggregation else {})
+        return (
+            self.identity.backends.options()
+            | mixed
+            | drafter
+            | (dict(self.disaggregation.__dict__) if self.disaggregation else {})
+        )
 
     def as_dict(self) -> dict[str, object]:
         """Return names and numbers, all that is needed to ask again.

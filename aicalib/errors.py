@@ -7,6 +7,7 @@ AicalibError
     ├── InvalidValue        a value outside its range, or values that contradict each other
     │   └── Refusal         what an engine cannot start, with the checkpoint that would change it
     ├── NotCovered          a kind or load that the model does not compute, refused by its name
+    │   └── NotTimed        a backend that an engine has, of which there are no kernel timings
     └── NoWorkers           workers of other machines that are not there, or are of another version
 
 Every RequestError carries `kind` (a short word for programs), a message that names the value and the
@@ -76,6 +77,10 @@ class NotCovered(RequestError):
     """A kind of model or load that the physics does not compute."""
 
     kind = "not_covered"
+
+
+class NotTimed(NotCovered):
+    """A backend that an engine may have and no kernel timings answer for; those that have some are the alternatives."""
 
 
 class NoWorkers(RequestError):

@@ -6,18 +6,22 @@ is, the cache is 16 bit or what the engine takes by itself, attention follows th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from aicalib.backends import with_backends
 from aicalib.deployment import Identity
 from aicalib.engines import ENGINES, defaults, is_newer, newest_version, release_month
-from aicalib.engines.kernels import AttentionKernel, attention_kernel, default_backend, softmax_kind
+from aicalib.engines.backends import BACKENDS, read_backends
+from aicalib.engines.kernels import default_backend
 from aicalib.engines.layouts import expert_padding, has_encoder, latent_bits, one_pool
-from aicalib.engines.moe_kernels import dense_format, expert_format
-from aicalib.errors import InvalidValue, UnknownName, fold
+from aicalib.engines.moe_kernels import dense_format
+from aicalib.errors import InvalidValue, NotTimed, RequestError, UnknownName, fold
 from aicalib.hardware import Accelerator, get_accelerator
+from aicalib.layer_kernels import attention_of, chosen_kernels, experts_variant, math_paths, softmax_kinds
 from aicalib.models import Architecture, get_architecture
 from aicalib.physics.kernels.comm import all_reduce_variant
 from aicalib.physics.kernels.moe import TILE
@@ -25,7 +29,6 @@ from aicalib.profiles import kernels
 from aicalib.profiles.coefficients import FORMAT_CLASSES, KV_CLASSES
 from aicalib.quant import (
     SIXTEEN_BIT,
-    ComputeMode,
     FMHAQuantMode,
     GEMMQuantMode,
     KVCacheQuantMode,
@@ -33,14 +36,12 @@ from aicalib.quant import (
     ParsedMode,
     QuantConfig,
     QuantRequest,
-    WeightMode,
-    compute_path,
     parse_mode,
     storage_bits,
     variants,
     weight_format,
 )
-from aicalib.widened import attended_cache, expert_math_format, widened_parts, widening_numbers
+from aicalib.widened import attended_cache, widened_parts, widening_numbers
 
 WIDTHS = (1, 2, 4, 8)
 """Tensor-parallel widths of one node."""
@@ -130,7 +131,9 @@ def _cache_and_attention(
 
 def identify(
     model: str, gpu: str | Accelerator, gemm: str | None, kv: str | None, fmha: str | None, moe: str | None,
-    engine: str, engine_version: str | None,
+    engine: str, engine_version: str | None, attention_backend: str | None = None,
+    prefill_attention_backend: str | None = None, decode_attention_backend: str | None = None,
+    moe_backend: str | None = None,
 ) -> Identity:  # fmt: skip
     """Look up one combination of names; an accelerator that is known already is taken as it is.
 
@@ -175,33 +178,14 @@ def identify(
     )
     math_paths(quant, accelerator)
     asked = QuantRequest.from_mapping({"gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe})
-    found = Identity(arch, accelerator, quant, engine, engine_version, month, tuple(notes), asked=asked)
+    named = (attention_backend, prefill_attention_backend, decode_attention_backend, moe_backend)
+    backends = read_backends(engine, engine_version, *named)
+    found = Identity(
+        arch, accelerator, quant, engine, engine_version, month, tuple(notes), asked=asked, backends=backends
+    )
+    if any(backends):
+        found = with_backends(found)
     return replace(found, kernel_origin=_kernel_origin(found))
-
-
-def math_paths(quant: QuantConfig, accelerator: Accelerator) -> dict[str, str]:
-    """Return the math in which dense weights, experts and attention multiply on an accelerator.
-
-    Raises
-    ------
-    InvalidValue
-        If a mode does not run there, or the accelerator has no rate for its math.
-    """
-    asked: dict[str, tuple[WeightMode | ComputeMode, str | None]] = {
-        "gemm": (quant.gemm, quant.gemm_variant),
-        "expert": (quant.moe, quant.moe_variant),
-        "attention": (quant.fmha, None),
-    }
-    paths = {}
-    for part, (mode, variant) in asked.items():
-        paths[part] = compute_path(mode, accelerator.vendor, accelerator.capability, variant)
-        if paths[part] not in accelerator.peak_flops:
-            raise InvalidValue(
-                f"{part} {mode.name} multiplies in {paths[part]}, for which {accelerator.name} has no rate; it has "
-                f"{', '.join(sorted(accelerator.peak_flops))}",
-                sorted(accelerator.peak_flops),
-            )
-    return paths
 
 
 def _format_class(mode: Any, variant: str | None, path: str) -> int:
@@ -218,9 +202,6 @@ def surface_codes(identity: Identity) -> dict[str, tuple[int, str]]:
     arch, gpu, quant = identity.architecture, identity.accelerator, identity.quant
     dense = FORMAT_CLASSES[_format_class(quant.gemm, quant.gemm_variant, math_paths(quant, gpu)["gemm"])]
     absorbed = "fp8" if dense in ("fp8", "fp8_block") else "wide"
-    full, window = (_attention(identity, kind) for kind in _softmax_kinds(arch))
-    prefill_window = window.variant.removesuffix(WINDOW) if window.masks_window else window.variant
-    latent = _attention(identity, "latent").variant
     cache = "wide" if attended_cache(identity).value.memory >= 2 else "fp8"
     module = f"dsa/{cache}/{'wide' if dense == 'wide' else 'fp8_block'}"
     rule = "kda" if arch.kda_layers else "gdn"
@@ -230,18 +211,13 @@ def surface_codes(identity: Identity) -> dict[str, tuple[int, str]]:
         "quantize": ("quantize", "fp8"),
         "pre": ("mla_batched", f"pre_{absorbed}"),
         "post": ("mla_batched", f"post_{absorbed}"),
-        "attention_decode": ("decode_attention", full.variant),
-        "attention_prefill": ("prefill_attention", full.variant),
-        "window_decode": ("decode_attention", window.variant),
-        "window_prefill": ("prefill_attention", prefill_window),
-        "latent_decode": ("latent_decode", latent),
         "sparse_decode": ("sparse_decode", module),
         "sparse_reuse_decode": ("sparse_decode", f"{module}/reuse"),
         "linear_decode": ("linear_decode", rule),
         "linear_prefill": ("linear_prefill", rule),
         "convolution_decode": ("convolution", f"{rule}/decode"),
         "convolution_prefill": ("convolution", f"{rule}/prefill"),
-        "moe": ("moe", _experts_variant(identity)),
+        **chosen_kernels(identity),
         **{
             f"{place}_{call}": (
                 "all_reduce",
@@ -282,30 +258,6 @@ def untimed_cache(identity: Identity) -> bool:
     return storage_bits(attended_cache(identity)) < NARROWEST_TIMED_BITS
 
 
-WINDOW = "/window"
-"""Ends the variant of an attention kernel that skips what lies outside of a window."""
-
-
-def _softmax_kinds(arch: Architecture) -> tuple[str, str]:
-    """Return the kinds of attention, as default kernels are listed, of layers that see everything and of windows."""
-    kind = softmax_kind(arch)
-    return kind, "window" if kind == "full" else f"{kind}+window"
-
-
-def _attention(identity: Identity, kind: str) -> AttentionKernel:
-    return attention_kernel(
-        identity.engine, identity.engine_version, identity.accelerator, kind, attended_cache(identity)
-    )
-
-
-def _experts_variant(identity: Identity) -> str:
-    """Return the variant of the grouped kernel that stands for an engine's default one."""
-    quant, gpu = identity.quant, identity.accelerator
-    bits = storage_bits(quant.moe, quant.moe_variant)
-    form = expert_math_format(identity, expert_format(quant.moe.name, math_paths(quant, gpu)["expert"], bits))
-    return default_backend(identity.engine, identity.engine_version, gpu, "moe", form)[1]
-
-
 def numbers_of(identity: Identity) -> dict[str, float]:
     """Return what physics reads of the names of one identity, as numbers."""
     quant, gpu = identity.quant, identity.accelerator
@@ -331,8 +283,10 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         "window_ratio": WINDOW_POOL_RATIO,
         "one_pool": one_pool(identity.engine, identity.architecture),
         "has_encoder": has_encoder(identity.architecture),
-        "masks_window": _attention(identity, _softmax_kinds(identity.architecture)[1]).masks_window,
-        "expert_tile": TILE.get(_experts_variant(identity), 1.0),
+        "masks_window": attention_of(
+            identity, softmax_kinds(identity.architecture)[1], "prefill"
+        ).masks_window,
+        "expert_tile": TILE.get(experts_variant(identity), 1.0),
         "wide_peak_flops_s": gpu.peak_flops[gpu.wide_format],
         "vector_peak_flops_s": gpu.peak_flops.get("fp32", gpu.peak_flops[gpu.wide_format]),
         "bandwidth_bytes_s": gpu.bandwidth_bytes_s,
@@ -351,3 +305,22 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         "gpus_together": gpus_together(gpu),
         **widening_numbers(identity),
     }
+
+
+def without_untimed(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return options of `predict` without the backends that no timings answer for, and of each of these why.
+
+    For starts that exist: what an engine runs there is asked about as what it would run by itself.
+    """
+    named = {name: options[name] for name in BACKENDS if options.get(name) is not None}
+    plain = {name: value for name, value in options.items() if name not in named}
+    untimed = {}
+    names = ("model", "gpu", "gemm", "kv", "fmha", "moe", "engine", "engine_version")
+    for name, backend in named.items():
+        try:
+            identify(*(plain.get(each) for each in names), **{name: str(backend)})  # type: ignore[arg-type]
+        except NotTimed as error:
+            untimed[name] = str(error).partition(";")[0]
+        except RequestError:  # the question itself will say so
+            continue
+    return {name: value for name, value in options.items() if name not in untimed}, untimed

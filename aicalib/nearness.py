@@ -209,6 +209,9 @@ def nearness(batch: Batch, profile: Profile, depth: Codes, origin: Codes) -> Cod
         ],
         dtype=np.intp,
     )
+    # Runs of a configuration say little of the same one on other kernels.
+    other = np.array([who.other_kernels for who in batch.identities], dtype=bool)[batch.codes]
+    depth = np.where(other, np.minimum(depth, 0), depth)
     calibrated = np.where(depth >= 0, NEAR_BY_DEPTH[depth], NEARNESS.index("apart") + is_new[batch.codes])
     result: Codes = np.where(origin == 0, calibrated, NEARNESS.index("new") + origin)
     return result

@@ -78,12 +78,12 @@ def _look_up(options: Mapping[str, Any], n: int) -> _Names:
     """Look up each distinct combination of names once."""
     codes = np.zeros(n, dtype=np.intp)
     values: list[tuple[Codes, list[Any]]] = []
+    first_of_all = np.zeros(n, dtype=np.intp)
     for name in NAME_COLUMNS:
+        place, found = first_of_all, [DEFAULTS.get(name)]
         if name in options:
             place, found = distinct(options[name], DEFAULTS.get(name))
-        else:
-            place, found = np.zeros(n, dtype=np.intp), [DEFAULTS.get(name)]
-        codes = codes * len(found) + place
+            codes = codes * len(found) + place
         values.append((place, found))
     _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
     identities: list[Identity] = []

@@ -103,7 +103,7 @@ def test_there_and_back_is_the_same_start(options):
         {"kv": "fp8", "cuda_graph_max_bs": 64, "page_size": 32, "mem_fraction": 0.8, "disable_radix_cache": True},
         {"gemm": "bfloat16", "cuda_graph_max_bs": 0, "attention_backend": "FLASHINFER", "max_running_requests": 8},
         {"model": "deepseek-v3", "tp": 8, "dp": 8, "ep": 8, "spec_method": "mtp", "spec_tokens": 3,
-         "moe_runner_backend": "DEEPGEMM", "chunked_prefill_size": 8192},
+         "moe_backend": "DEEPGEMM", "chunked_prefill_size": 8192},
         {"spec_method": "eagle", "spec_tokens": 3, "draft_model": "llama-3.2-1b"},
     ],
 )  # fmt: skip
@@ -149,6 +149,7 @@ def run(capsys, *arguments):
 def test_predict_from_a_line_from_an_answer_and_from_options_is_the_same(capsys, tmp_path):
     model = "meta-llama/Llama-3.3-70B-Instruct"
     line = f"python -m sglang.launch_server --model-path {model} --tp 4 --quantization fp8 --kv-cache-dtype fp8_e4m3"
+    line += " --attention-backend fa3"
     code, first, _ = run(
         capsys, "predict", "--launch", line, "--engine-version", "0.5.9", "--gpu", "h200-sxm", "--json"
     )
@@ -160,6 +161,8 @@ def test_predict_from_a_line_from_an_answer_and_from_options_is_the_same(capsys,
         "fp8",
         "--kv",
         "fp8_e4m3",
+        "--attention-backend",
+        "fa3",
         "--engine-version",
         "0.5.9",
         "--gpu",

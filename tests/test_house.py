@@ -55,6 +55,7 @@ BELOW = {
         "serving",
     },
     "plan": {
+        "backends",
         "batch",
         "calibrate",
         "measure",
@@ -64,6 +65,7 @@ BELOW = {
         "engines",
         "hardware",
         "identify",
+        "layer_kernels",
         "loads",
         "models",
         "nearness",
@@ -78,6 +80,7 @@ BELOW = {
     "report": {
         "hardware",
         "identify",
+        "layer_kernels",
         "calibrate",
         "batch",
         "physics",
@@ -94,8 +97,8 @@ BELOW = {
 
 
 ABOVE = (
-    "deployment", "recent", "widened", "identify", "checks", "loads", "features", "columns", "batch", "resolve",
-    "served", "nearness", "prediction",
+    "deployment", "recent", "widened", "layer_kernels", "backends", "identify", "checks", "loads", "features",
+    "columns", "batch", "resolve", "served", "nearness", "prediction",
 )  # fmt: skip
 """Modules above the rooms; each may import those before it."""
 

@@ -233,8 +233,8 @@ REFUSED = [
     ({**LLAMA, "gemm": "mxfp8"}, "needs compute capability 10.0 or newer", {"gemm": "fp8"}),
     ({**LLAMA, "kv": "nvfp4"}, "10.0 10.3 12.0 12.1", {"kv": "fp8_e4m3"}),
     ({**LLAMA, "attention_backend": "trtllm_mla"}, "runs on 10.0 or newer", {"attention_backend": "fa3"}),
-    ({**MOE, "moe_runner_backend": "flashinfer_trtllm"}, "needs compute capability",
-     {"moe_runner_backend": "auto"}),
+    ({**MOE, "moe_backend": "flashinfer_trtllm"}, "needs compute capability",
+     {"moe_backend": "auto"}),
     # not in that version
     ({**LLAMA, "kv": "bf16", "engine_version": "0.4.6", "gemm": "fp16"}, "has no such cache", {"kv": "fp8_e4m3"}),
     ({**LLAMA, "torchao_config": "int8wo"}, "has no --torchao-config", {"engine_version": "0.5.17"}),
@@ -289,7 +289,7 @@ REFUSED = [
     ({**LLAMA, "spec_tokens": 3}, "without spec_method", {"spec_tokens": None}),
     ({**LLAMA, "gemm": "awq_marlin", "engine": "trtllm", "checkpoint": "PATH"}, "names a kernel of other engines",
      {"gemm": "int4_wo:awq"}),
-    ({**MOE, "moe_runner_backend": "auto", "engine": "trtllm"}, "takes AUTO", {"moe_runner_backend": "CUTLASS"}),
+    ({**MOE, "moe_backend": "auto", "engine": "trtllm"}, "takes AUTO", {"moe_backend": "CUTLASS"}),
     ({**LLAMA, "enable_fp32_lm_head": True, "engine": "vllm"}, "no such setting", {"enable_fp32_lm_head": None}),
 ]  # fmt: skip
 
@@ -459,7 +459,7 @@ ANY = st.fixed_dictionaries(
         "ep": st.sampled_from([1, 1, 2, 8]),
         "pp": st.sampled_from([1, 1, 2]),
         "attention_backend": any_of(["fa3", "flashinfer", "triton", "trtllm_mla", "FLASH_ATTN", "TRTLLM", "dsa"]),
-        "moe_runner_backend": any_of(["auto", "triton", "flashinfer_cutlass", "TRITON"]),
+        "moe_backend": any_of(["auto", "triton", "flashinfer_cutlass", "TRITON"]),
         "cuda_graph_max_bs": any_of([0, 8, 256]),
         "page_size": any_of([1, 16, 64]),
         "chunked_prefill_size": any_of([2048, 8192]),

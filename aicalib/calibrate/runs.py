@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 
 from aicalib.batch import Batch
 from aicalib.calibrate.layouts import layout_options, network_assumed, network_decides, wrong_layout
+from aicalib.engines.backends import BACKENDS
 from aicalib.engines.releases import months, version_key
 from aicalib.errors import InvalidValue, NotCovered, RequestError
 from aicalib.features import FITTED_ACCEPTANCE
+from aicalib.identify import identify
 from aicalib.physics.system import REFERENCE_MONTH
 from aicalib.resolve import resolve
 
@@ -228,6 +231,25 @@ def engine_month(record: Mapping[str, Any]) -> float | None:
     return REFERENCE_MONTH
 
 
+@lru_cache(maxsize=4096)
+def _other_kernels(
+    names: tuple[tuple[str, str | None], ...], backends: tuple[tuple[str, str], ...]
+) -> Mapping[str, str]:
+    """Return those backends that run other kernels than the engine would by itself, and whose timings are known.
+
+    What a run says of others changes no question: they are the engine's own choice, or nobody timed them.
+    """
+    found = {}
+    for name, backend in backends:
+        try:
+            who = identify(**dict(names), **{name: backend})  # type: ignore[arg-type]
+        except RequestError:
+            continue
+        if who.other_kernels:
+            found[name] = backend
+    return found
+
+
 def _options(record: Mapping[str, Any]) -> dict[str, Any]:
     quant = record.get("weight_quant")
     experts_only = quant in EXPERTS_ONLY
@@ -236,7 +258,7 @@ def _options(record: Mapping[str, Any]) -> dict[str, Any]:
     kv = record.get("kv_dtype")
     accept = record["accept_length"] if _given(record.get("accept_length")) else FITTED_ACCEPTANCE
     drafts, is_open = record.get("spec_decode") is True, record.get("load") == "open"
-    return {
+    names = {
         "model": record["model"],
         "gpu": record["gpu"],
         "gemm": quant if _given(quant) and not experts_only else None,
@@ -245,6 +267,11 @@ def _options(record: Mapping[str, Any]) -> dict[str, Any]:
         "fmha": None,
         "engine": record["engine"],
         "engine_version": version if _given(version) else None,
+    }
+    backends = tuple((name, record[name]) for name in BACKENDS if _given(record.get(name)))
+    return {
+        **names,
+        **(_other_kernels(tuple(names.items()), backends) if backends else {}),
         "tp": record.get("tp"),
         "dp": record.get("dp"),
         "ep": expert_width(record),

@@ -90,14 +90,20 @@ def with_start(
         As `said_by_a_start`; also for a start of no model, where none is given.
     """
     from aicalib.errors import InvalidValue
+    from aicalib.identify import without_untimed
 
     given = {name for name in options if is_given(context, name)}
     said, notes = said_by_a_start(launch, server_info, options["engine_version"])
     if said.get("model") is None and "model" not in given:
         raise InvalidValue("the start names no model", ["--model NAME beside it"])
+    said = {name: value for name, value in said.items() if name not in given}
+    _, untimed = without_untimed({**options, **said})
+    notes += [
+        f"{reason}: predicted as the engine's own choice" for name, reason in untimed.items() if name in said
+    ]
     for note in notes:
         typer.echo(f"note: {note}", err=True)
-    return {**options, **{name: value for name, value in said.items() if name not in given}}
+    return {**options, **{name: value for name, value in said.items() if name not in untimed}}
 
 
 def said_by_a_start(
@@ -210,12 +216,15 @@ def _milliseconds(metric: str, time: str, text: str) -> float:
 
 
 def tried_values(given: Mapping[str, str | None]) -> dict[str, tuple[Any, ...]]:
-    """Return the values to try of each option for which some are listed with commas: formats as words, else numbers.
+    """Return the values to try of each option for which some are listed with commas.
+
+    Formats and backends are words, all others numbers.
 
     Raises
     ------
     InvalidValue
     """
+    from aicalib.engines.backends import BACKENDS
     from aicalib.errors import InvalidValue
 
     found: dict[str, tuple[Any, ...]] = {}
@@ -223,7 +232,7 @@ def tried_values(given: Mapping[str, str | None]) -> dict[str, tuple[Any, ...]]:
         if text is None:
             continue
         words = [each.strip() for each in text.split(",")]
-        if name in PRESET_FIELDS:
+        if name in PRESET_FIELDS or name in BACKENDS:
             found[name] = tuple(words)
         elif all(word.isdecimal() for word in words):
             found[name] = tuple(int(word) for word in words)

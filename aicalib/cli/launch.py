@@ -50,10 +50,10 @@ def launch(
     enable_fp32_lm_head: Annotated[
         bool, typer.Option("--enable-fp32-lm-head", help="SGLang: the output head in 32 bit.")
     ] = False,
-    attention_backend: Annotated[str | None, typer.Option(help="As the engine names it.")] = None,
-    prefill_attention_backend: Annotated[str | None, typer.Option(help="SGLang: of prefill alone.")] = None,
-    decode_attention_backend: Annotated[str | None, typer.Option(help="SGLang: of decode alone.")] = None,
-    moe_runner_backend: Annotated[str | None, typer.Option(help="Kernels of experts.")] = None,
+    attention_backend: opt.AttentionBackend = None,
+    prefill_attention_backend: opt.PrefillAttentionBackend = None,
+    decode_attention_backend: opt.DecodeAttentionBackend = None,
+    moe_backend: opt.MoeBackend = None,
     moe_a2a_backend: Annotated[str | None, typer.Option(help="All-to-all of experts.")] = None,
     quantization: Annotated[
         str | None, typer.Option(help="The engine's own method, where several serve a checkpoint.")

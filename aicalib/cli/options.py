@@ -27,6 +27,14 @@ Dp = Annotated[int | None, typer.Option(help="Attention-data-parallel ranks insi
 Ep = Annotated[int | None, typer.Option(help="Ranks over which whole experts are split, inside tp.")]
 Engine = Annotated[str, typer.Option(help="sglang, vllm or trtllm.")]
 EngineVersion = Annotated[str | None, typer.Option(help="Default: the newest known.")]
+AttentionBackend = Annotated[
+    str | None, typer.Option(help="Kernels of attention, as the engine names them. Default: its own choice.")
+]
+PrefillAttentionBackend = Annotated[str | None, typer.Option(help="SGLang: of prefill alone.")]
+DecodeAttentionBackend = Annotated[str | None, typer.Option(help="SGLang: of decode alone.")]
+MoeBackend = Annotated[
+    str | None, typer.Option("--moe-backend", "--moe-runner-backend", help="Kernels of experts, likewise.")
+]
 MemFraction = Annotated[float | None, typer.Option(help="The engine's memory fraction.")]
 ChunkedPrefillSize = Annotated[int | None, typer.Option(help="Tokens of one prefill step.")]
 MaxRunningRequests = Annotated[int | None, typer.Option(help="Most running requests.")]

@@ -83,6 +83,8 @@ def search(
     kv: Annotated[str | None, typer.Option(help=f"Formats of the KV cache. {_ONLY}")] = None,
     fmha: Annotated[str | None, typer.Option(help=f"Formats in which attention multiplies. {_ONLY}")] = None,
     moe: Annotated[str | None, typer.Option(help=f"Formats of the experts. {_ONLY}")] = None,
+    attention_backend: Annotated[str | None, typer.Option(help=f"Kernels of attention. {_ONLY}")] = None,
+    moe_backend: Annotated[str | None, typer.Option(help=f"Kernels of the experts. {_ONLY}")] = None,
     tp: Annotated[str | None, typer.Option(help="Only these tensor-parallel widths.")] = None,
     pp: Annotated[str | None, typer.Option(help="Only these numbers of pipeline stages.")] = None,
     dp: Annotated[str | None, typer.Option(help="Only these numbers of attention ranks.")] = None,
@@ -127,8 +129,8 @@ def search(
     if plot is not None:
         picture_file(plot)
     only = tried_values({
-        "gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe, "tp": tp, "pp": pp, "dp": dp, "ep": ep,
-        "concurrency": concurrency,
+        "gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe, "attention_backend": attention_backend,
+        "moe_backend": moe_backend, "tp": tp, "pp": pp, "dp": dp, "ep": ep, "concurrency": concurrency,
     })  # fmt: skip
     sought = Sought(
         model=model,

@@ -392,7 +392,7 @@ def _json(flag: str, text: str) -> dict[str, Any]:
 
 YAML_KEYS = {
     "kv_cache_config.dtype": "kv", "attn_backend": "attention_backend", "dtype": "gemm",
-    "moe_config.backend": "moe_runner_backend", "kv_cache_config.tokens_per_block": "page_size",
+    "moe_config.backend": "moe_backend", "kv_cache_config.tokens_per_block": "page_size",
     "cuda_graph_config.max_batch_size": "cuda_graph_max_bs", "kv_cache_config.free_gpu_memory_fraction": "mem_fraction",
     "speculative_config.num_nextn_predict_layers": "spec_tokens", "speculative_config.max_draft_len": "spec_tokens",
     "speculative_config.speculative_model_dir": "draft_model",

@@ -239,6 +239,18 @@ def _named_backends(command: Command) -> dict[str, str]:
     return named
 
 
+def hold_named(request: Request, mode: KVCacheQuantMode) -> None:
+    """Hold the attention backends that a request names to the version, the accelerator, the model and a cache.
+
+    Raises
+    ------
+    Refusal, UnknownName
+    """
+    command = Command(request)
+    for option, name in _named_backends(command).items():
+        _check_named(command, option, name, _kind_of_cache(request, mode))
+
+
 def _check_named(command: Command, option: str, name: str, kind: str) -> None:
     """Hold a backend that the user named to the accelerator, the model, the cache and the math."""
     request = command.request

@@ -3,9 +3,11 @@
 `kernels.csv` holds one row a rule: engine, versions, generations of the accelerator, kinds and formats of the
 kernel, the backend, the surface whose timings stand for it (with a format where only that one was timed), and the
 source. A row without a surface answers by that of its class. Rows that name a backend which runs only when it is
-asked for by name are `named`; backend "none" is a refusal, and its source the reason. Of the rows that fit, one that
+asked for by name are `named`, and those of them that were timed have a surface; backend "none" is a refusal, and its
+source the reason. Of the rows that fit, one that
 names the mode, the generation or the format goes before one that does not; of rows alike the newest that is not
-newer than the version holds. `aicalib.engines.registry` reads all of them, and `default_backend` those with a surface.
+newer than the version holds. `aicalib.engines.registry` reads all of them; `default_backend`, `named_backend` and
+`timed_backends` those with a surface.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import NamedTuple
 
 from aicalib.engines.defaults import version_number
 from aicalib.engines.versions import VersionRange
-from aicalib.errors import NotCovered, UnknownName
+from aicalib.errors import NotCovered, NotTimed, UnknownName, fold
 from aicalib.hardware import Accelerator
 from aicalib.hardware.accelerator import CPU
 from aicalib.models import Architecture
@@ -200,26 +202,95 @@ def default_backend(
     """
     if engine not in ENGINES:
         raise UnknownName("engine", engine, ENGINES)
-    at, words = version_number(version), generations(accelerator)
-    found = [
-        rule
-        for rule in rules_of(engine, kind)
-        if rule.surface
-        and not rule.named
-        and rule.versions.includes(at)
-        and not rule.generations.isdisjoint((*words, ANY))
-        and not rule.formats.isdisjoint((number_format, ANY))
-    ]
+    found = [rule for rule in _timed(engine, version, accelerator, kind, (number_format,)) if not rule.named]
     if not found:
         raise NotCovered(
             f"no default {kind} kernel of {engine} {version} for {number_format} on {accelerator.name}"
         )
-    best = max(found, key=lambda rule: order(rule, words, (number_format,)))
+    best = max(found, key=lambda rule: order(rule, generations(accelerator), (number_format,)))
+    return best.backend, best.surface
+
+
+def _timed(
+    engine: str, version: str, accelerator: Accelerator, kind: str, formats: tuple[str, ...]
+) -> list[Rule]:
+    """Return the rules with a surface that fit."""
+    at, words = version_number(version), generations(accelerator)
+    return [
+        rule
+        for rule in rules_of(engine, kind)
+        if rule.surface
+        and rule.versions.includes(at)
+        and not rule.generations.isdisjoint((*words, ANY))
+        and not rule.formats.isdisjoint((*formats, ANY))
+    ]
+
+
+@cache
+def timed_backends(
+    engine: str, version: str, accelerator: Accelerator, kind: str, formats: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the backends that can be named for a kind of kernel and have a surface: the engine's own first.
+
+    Parameters
+    ----------
+    engine, version, accelerator, kind
+        As for `default_backend`.
+    formats : tuple of str
+        What the format is listed by, the narrowest first and its class last.
+    """
+    own, _ = default_backend(engine, version, accelerator, kind, formats[-1])
+    named = sorted(
+        {rule.backend for rule in _timed(engine, version, accelerator, kind, formats) if rule.named}
+    )
+    return (own, *(name for name in named if name != own))
+
+
+@cache
+def named_backend(
+    engine: str, version: str, accelerator: Accelerator, kind: str, formats: tuple[str, ...], backend: str
+) -> tuple[str, str]:
+    """Return a backend that is asked for by name, and the backend whose surface answers for it.
+
+    The engine's own choice answers by its own surface, however it is called for.
+
+    Parameters
+    ----------
+    engine, version, accelerator, kind, formats
+        As for `timed_backends`.
+    backend : str
+        Case and signs of the name do not count.
+
+    Raises
+    ------
+    NotTimed
+        Where no row with a surface names it.
+    """
+    own = default_backend(engine, version, accelerator, kind, formats[-1])
+    if fold(backend) == fold(own[0]):
+        return own
+    found = [
+        rule
+        for rule in _timed(engine, version, accelerator, kind, formats)
+        if rule.named and fold(rule.backend) == fold(backend)
+    ]
+    if not found:
+        raise NotTimed(
+            f"{backend} of {engine} {version} on {accelerator.name}: no timings of its {kind} kernels for "
+            f"{formats[0].removeprefix(MODE)}",
+            timed_backends(engine, version, accelerator, kind, formats),
+        )
+    best = max(found, key=lambda rule: order(rule, generations(accelerator), formats))
     return best.backend, best.surface
 
 
 def attention_kernel(
-    engine: str, version: str, accelerator: Accelerator, kind: str, kv_mode: KVCacheQuantMode
+    engine: str,
+    version: str,
+    accelerator: Accelerator,
+    kind: str,
+    kv_mode: KVCacheQuantMode,
+    backend: str | None = None,
 ) -> AttentionKernel:
     """Return what one kind of attention layer runs on.
 
@@ -233,16 +304,27 @@ def attention_kernel(
         One of `ATTENTION_KINDS`; a windowed layer of "sinks", "unequal" or "wide_head" adds "+window".
     kv_mode : KVCacheQuantMode
         Storage of the cache. Caches below 16 bit take the surfaces of FP8, with their own bits.
+    backend : str, optional
+        A backend by name; the engine's own choice if not given.
+
+    Raises
+    ------
+    NotTimed
+        For a backend without timings of its own.
     """
     plain, _, window = kind.partition("+")
     wide = accelerator.wide_format
     if plain == "linear":
         return AttentionKernel("triton", "gdn", wide, False)
     number_format = "wide" if kv_mode.value.memory >= 2 else "fp8"
-    backend, surface = default_backend(engine, version, accelerator, plain, number_format)
+    where = (engine, version, accelerator, plain)
+    if backend is None:
+        name, surface = default_backend(*where, number_format)
+    else:
+        name, surface = named_backend(*where, (MODE + kv_mode.name, number_format), backend)
     source, _, timed = surface.partition("/")
     narrow = number_format == "fp8" and source in EIGHT_BIT_MATH and "fp8" in accelerator.peak_flops
     variant = f"{source}/{timed or number_format}"
     if plain == "window" or window:
         variant += "/window"
-    return AttentionKernel(backend, variant, "fp8" if narrow else wide, source in MASKING_PREFILL)
+    return AttentionKernel(name, variant, "fp8" if narrow else wide, source in MASKING_PREFILL)

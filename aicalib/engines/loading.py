@@ -229,14 +229,18 @@ def method_of(
     engine: str, version: str, accelerator: Accelerator | None,
     gemm: ParsedMode[QuantMode], moe: ParsedMode[QuantMode],
 ) -> str | None:  # fmt: skip
-    """Return the method of a checkpoint known by its formats alone: the first that reads both, there if any does."""
+    """Return the method of a checkpoint known by its formats alone: the first that reads both, there if any does.
+
+    One that is named as a format goes first: what else reads it does so for models of another kind.
+    """
     narrow = [(field, each) for field, each in (("gemm", gemm), ("moe", moe)) if each.mode.name not in PLAIN]
     if not narrow:
         return None
+    formats = {each.mode.name for _, each in narrow}
     table = [row for row in methods(engine, version) if row.how == "offline" and row.format != "*"]
     there = [row for row in table if runs_on(engine, version, accelerator, row)]
     for rows in (there, table):
-        for name in dict.fromkeys(row.name for row in rows):
+        for name in sorted(dict.fromkeys(row.name for row in rows), key=lambda name: name not in formats):
             mine = [row for row in rows if row.name == name]
             if all(any(is_of(each, row.format, row.field, field) for row in mine) for field, each in narrow):
                 return name

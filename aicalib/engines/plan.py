@@ -17,7 +17,7 @@ import numpy as np
 
 from aicalib.deployment import Deployment, Identity
 from aicalib.engines.flags import flags
-from aicalib.engines.kernel_gates import ATTENTION
+from aicalib.engines.kernel_gates import ATTENTION, PHASES
 from aicalib.engines.kernels import softmax_kind
 from aicalib.engines.layouts import latent_bits
 from aicalib.engines.registry import kernel_for
@@ -129,9 +129,9 @@ def kernel_plan(deployment: Deployment, system: System, skip_layers: Sequence[st
     }
 
 
-def _binding(who: Identity, operator: str, form: str) -> dict[str, Any]:
+def _binding(who: Identity, operator: str, form: str, backend: str | None = None) -> dict[str, Any]:
     try:
-        return kernel_for(form, operator, who.engine, who.engine_version, who.accelerator).as_dict()
+        return kernel_for(form, operator, who.engine, who.engine_version, who.accelerator, backend).as_dict()
     except RequestError as error:
         return {"operator": operator, "format": form, "error": str(error), "alternatives": error.alternatives}
 
@@ -140,7 +140,9 @@ def _products(who: Identity) -> list[dict[str, Any]]:
     gemm = ParsedMode(who.quant.gemm, who.quant.gemm_variant).spelled()
     found = [_binding(who, "gemm", gemm)]
     if who.architecture.moe_layers:
-        found.append(_binding(who, "moe", ParsedMode(who.quant.moe, who.quant.moe_variant).spelled()))
+        found.append(
+            _binding(who, "moe", ParsedMode(who.quant.moe, who.quant.moe_variant).spelled(), who.backends.moe)
+        )
     cast = _binding(who, "activation_quantize", gemm)
     return found if "error" in cast else [*found, cast]
 
@@ -191,9 +193,14 @@ def _layers(who: Identity, system: System, kept: dict[str, int]) -> list[dict[st
         }
         operator = _operator(who, kind)
         if operator is not None:
+            named = (
+                (None, None)
+                if operator == "linear_attention"
+                else (who.backends.prefill, who.backends.decode)
+            )
             bound = [
-                _binding(who, f"{operator}_{phase}", who.quant.kvcache.name)
-                for phase in ("prefill", "decode")
+                _binding(who, f"{operator}_{phase}", who.quant.kvcache.name, backend)
+                for phase, backend in zip(PHASES, named, strict=True)
             ]
             entry["kernels"] = bound
             entry["page_tokens"] = max((each.get("page_tokens") or 0 for each in bound), default=0) or None

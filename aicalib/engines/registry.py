@@ -23,11 +23,11 @@ from aicalib.engines.kernel_gates import (
     hold,
     hold_format,
 )
-from aicalib.engines.kernels import ANY, MODE, attention_kernel, default_backend
+from aicalib.engines.kernels import ANY, MODE, attention_kernel, default_backend, named_backend
 from aicalib.engines.moe_kernels import dense_format, expert_format
 from aicalib.engines.tables import page_tokens
 from aicalib.engines.versions import VersionRange
-from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName
+from aicalib.errors import InvalidValue, NotCovered, NotTimed, RequestError, UnknownName
 from aicalib.hardware import Accelerator
 from aicalib.physics.system import ENGINES
 from aicalib.quant import (
@@ -69,8 +69,8 @@ class Kernel(NamedTuple):
     file : str
         "repository@version:path" or "package@version:path".
     path : str
-        Bits of the operands: "w8a8", "w4a16"; "q8kv8" for attention, or "kv8" where the math of a backend that is not
-        the default is not stated; "16to8" for a cast.
+        Bits of the operands: "w8a8", "w4a16"; "q8kv8" for attention, or "kv8" where the math of a backend is not
+        stated; "16to8" for a cast.
     efficiency : tuple of str or None
         Kind of kernel and variant by which the cost model times it (`aicalib.profiles.kernels`); None where it has no
         time of its own there.
@@ -233,7 +233,8 @@ def _timing(
 ) -> tuple[tuple[str, str] | None, str]:
     """Return the cost model's key, and the bits of the operands.
 
-    What a backend other than the default multiplies in is not stated: the path is then that of the cache alone.
+    A backend that is asked for by name and was not timed has no key, and what its attention multiplies in is not
+    stated: the path is then that of the cache alone.
     """
     engine, version, gpu = asked.engine, asked.version, asked.accelerator
     mode = asked.parsed.mode
@@ -242,11 +243,20 @@ def _timing(
         if asked.operator == "activation_quantize":
             return ("quantize", "fp8"), f"16to{MATH_BITS[math]}"
         path = f"w{payload:.3g}a{MATH_BITS[math]}"
-        return (asked.kind, default_backend(engine, version, gpu, asked.kind, formats[-1])[1]), path
+        where = (engine, version, gpu, asked.kind)
+        if asked.backend is None:
+            return (asked.kind, default_backend(*where, formats[-1])[1]), path
+        try:
+            return (asked.kind, named_backend(*where, formats, backend)[1]), path
+        except NotTimed:
+            return None, path
     stored = f"{asked.parsed.mode.value.memory * 8:g}"
     if asked.kind in ("kv_quantize", "kv_dequantize"):
         return None, f"16to{stored}" if asked.kind == "kv_quantize" else f"{stored}to16"
-    kernel = attention_kernel(engine, version, gpu, asked.kind, mode)
+    try:
+        kernel = attention_kernel(engine, version, gpu, asked.kind, mode, asked.backend and backend)
+    except NotTimed:
+        return None, f"kv{stored}"
     phase = asked.operator.rpartition("_")[2]
     path = f"q{MATH_BITS[kernel.math]}kv{stored}" if backend == kernel.backend else f"kv{stored}"
     if asked.kind == "linear":

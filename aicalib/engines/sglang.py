@@ -114,8 +114,8 @@ def _widths(command: Command) -> None:
 def _experts(command: Command, weights: Weights) -> None:
     """Hold the backends of experts to method, accelerator and width."""
     request = command.request
-    runner, dispatch = request.get("moe_runner_backend"), request.get("moe_a2a_backend")
-    for option, name in (("moe_runner_backend", runner), ("moe_a2a_backend", dispatch)):
+    runner, dispatch = request.get("moe_backend"), request.get("moe_a2a_backend")
+    for option, name in (("moe_backend", runner), ("moe_a2a_backend", dispatch)):
         if name not in (None, "auto", "none") and request.has_experts is False:
             raise Refusal(f"{option} '{name}': a dense model has no experts", {option: None})
     if dispatch in WHOLE_WIDTH and request.ep not in (1, request.tp):
@@ -128,24 +128,24 @@ def _experts(command: Command, weights: Weights) -> None:
         return
     method = weights.method or "none"
     row = next((each for each in rows if method in each.methods or "*" in each.methods), None)
-    others: list[dict[str, object]] = [{"moe_runner_backend": each} for each in ("auto", "triton")]
+    others: list[dict[str, object]] = [{"moe_backend": each} for each in ("auto", "triton")]
     if row is None:
         raise Refusal(
-            f"moe_runner_backend '{runner}' runs {', '.join(_methods(rows))}, not {method}",
-            *({"moe_runner_backend": each.name} for each in moe_backends("sglang") if method in each.methods),
+            f"moe_backend '{runner}' runs {', '.join(_methods(rows))}, not {method}",
+            *({"moe_backend": each.name} for each in moe_backends("sglang") if method in each.methods),
             *others,
         )  # fmt: skip
     gpu = request.accelerator
     if gpu is not None and not listed(gpu.capability, row.nvidia):
         raise Refusal(
-            f"moe_runner_backend '{runner}' needs compute capability {row.nvidia.replace('+', ' or newer')}; "
+            f"moe_backend '{runner}' needs compute capability {row.nvidia.replace('+', ' or newer')}; "
             f"{gpu.name} is {gpu.capability}",
             *others,
         )
     widths = [request.tp if each == "tp" else int(each) for each in row.ep]
     if widths and request.ep not in widths:
         raise Refusal(
-            f"moe_runner_backend '{runner}' takes ep {' or '.join(str(each) for each in dict.fromkeys(widths))}; "
+            f"moe_backend '{runner}' takes ep {' or '.join(str(each) for each in dict.fromkeys(widths))}; "
             f"ep is {request.ep}",
             *({"ep": each} for each in widths), *others,
         )  # fmt: skip

@@ -85,8 +85,8 @@ def _widths(command: Command) -> None:
         )  # fmt: skip
     if request.ep > 1 and request.has_experts is False:
         raise Refusal(f"ep {request.ep}: a dense model has no experts", {"ep": 1})
-    if request.get("moe_runner_backend") is not None and request.has_experts is False:
-        raise Refusal("moe_runner_backend: a dense model has no experts", {"moe_runner_backend": None})
+    if request.get("moe_backend") is not None and request.has_experts is False:
+        raise Refusal("moe_backend: a dense model has no experts", {"moe_backend": None})
     if request.tp % request.ep:
         raise Refusal(f"ep {request.ep} does not divide tp {request.tp}", {"ep": request.tp}, {"ep": 1})
     for option in ("tp", "pp", "ep"):

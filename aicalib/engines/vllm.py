@@ -127,7 +127,7 @@ def _widths(command: Command) -> None:
 
 def _experts(command: Command) -> None:
     request = command.request
-    for option in ("moe_runner_backend", "moe_a2a_backend"):
+    for option in ("moe_backend", "moe_a2a_backend"):
         name = request.get(option)
         if name not in (None, "auto") and request.has_experts is False:
             raise Refusal(f"{option} '{name}': a dense model has no experts", {option: None})

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.engines.runnable import runnable
-from aicalib.identify import math_paths, surface_codes
+from aicalib.identify import surface_codes
+from aicalib.layer_kernels import math_paths
 from aicalib.physics.memory import GIB, largest_concurrency, spare_bytes
 from aicalib.physics.steps import decode_step, prefill_step, total_s
 from aicalib.physics.system import spread_over

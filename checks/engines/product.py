@@ -57,7 +57,7 @@ COMBINED: tuple[dict[str, Any], ...] = (
     {"modelopt_checkpoint_save_path": "there"}, {"quantize_and_serve": True, "modelopt_quant": "fp8"},
     {"cuda_version": "11.0", "gemm": "fp8"}, {"torch_version": "2.5", "kv": "nvfp4"},
     {"tp": 8, "ep": 2, "moe_a2a_backend": "deepep"}, {"tp": 8, "ep": 8, "moe_a2a_backend": "deepep"},
-    {"tp": 8, "ep": 2, "moe_runner_backend": "flashinfer_cutlass"},
+    {"tp": 8, "ep": 2, "moe_backend": "flashinfer_cutlass"},
 )  # fmt: skip
 """Settings that only say something together."""
 
@@ -211,9 +211,7 @@ def _single(engine: str) -> Iterator[dict[str, Any]]:
     for role in ("prefill", "decode"):
         values[f"{role}_attention_backend"] = sorted(names)
     values["attention_backend"] = sorted({*values["attention_backend"], *names})
-    values["moe_runner_backend"] = sorted(
-        {*values["moe_runner_backend"], *(row.name for row in moe_backends(engine))}
-    )
+    values["moe_backend"] = sorted({*values["moe_backend"], *(row.name for row in moe_backends(engine))})
     for option, each in values.items():
         yield from ({option: value} for value in each)
 

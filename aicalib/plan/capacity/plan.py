@@ -19,6 +19,7 @@ from aicalib.plan.capacity.demand import Demand, describe
 from aicalib.plan.capacity.fleet import Fleet
 from aicalib.plan.capacity.price import Prices
 from aicalib.plan.capacity.sizing import Sizing
+from aicalib.plan.search.formats import BACKENDS, OPEN
 from aicalib.plan.search.space import SETTINGS, Sought, Space, lay_out
 from aicalib.plan.tasks.task import Bound
 from aicalib.plan.ties import THROUGHPUT_LEVEL, common_errors, reach
@@ -36,6 +37,7 @@ BARELY: Final = 0.1
 _OWN: Final[Mapping[str, tuple[Any, ...]]] = {
     "pp": (1,),
     "concurrency": (1,),
+    **{name: (OPEN,) for name in BACKENDS},
     **{name: (None,) for name in SETTINGS},
 }
 """What is left to the engine where nothing else is asked for."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aicalib.engines.request import Request, request_of
 from aicalib.features import FITTED_ACCEPTANCE
-from aicalib.plan.search.formats import FIELDS, Format, Formats
+from aicalib.plan.search.formats import BACKENDS, FIELDS, Format, Formats
 
 Array = NDArray[np.float64]
 
@@ -45,8 +45,8 @@ class Sought:
     network_gbit_s : float, optional
         Rate at which one GPU sends to another node. Without it no cache is sent between nodes.
     only : mapping of str to tuple
-        Option (a field of `FIELDS`, "tp", "pp", "dp", "ep", "concurrency" or one of `SETTINGS`) -> the values to try in
-        place of all.
+        Option (a field of `FIELDS`, one of `BACKENDS`, "tp", "pp", "dp", "ep", "concurrency" or one of `SETTINGS`)
+        -> the values to try in place of all.
     separate : bool
         Also try prefill on instances of its own.
     """
@@ -187,7 +187,10 @@ class Start(NamedTuple):
     def words(self, named: bool = True) -> str:
         """Return it in one line, engine and GPU in front if `named`; what it leaves out is the engine's own choice."""
         kind, pools = self.offer.formats, self.layout.pools
-        formats = [f"{name} {mode}" for name in FIELDS if (mode := getattr(self.format, name)) is not None]
+        formats, backends = (
+            [f"{name} {mode}" for name in names if (mode := getattr(self.format, name)) is not None]
+            for names in (FIELDS, BACKENDS)
+        )
         setting = [
             f"{name} {str(value).lower() if isinstance(value, bool) else format(value, 'g')}"
             for name, value in self.setting._asdict().items()
@@ -200,7 +203,7 @@ class Start(NamedTuple):
             layout = f"decode {pools.decode_instances} x ({layout})"
             layout = f"prefill {pools.prefill_instances} x ({_widths(first)}), {layout}"
         front = f"{kind.engine} on {kind.gpu}: " if named else ""
-        return front + ", ".join([*(formats or ["formats as published"]), layout, *setting])
+        return front + ", ".join([*(formats or ["formats as published"]), layout, *backends, *setting])
 
     def request(self, sought: Sought) -> Request:
         """Return what the engine is asked to start, with a checkpoint in place of one that it needs."""

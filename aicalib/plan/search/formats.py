@@ -1,9 +1,10 @@
-"""Which combinations of the four formats a search tries: what an engine starts, each kind of physics once.
+"""Which combinations of the four formats and of backends a search tries: what an engine starts, each physics once.
 
 Weights and experts decide how a model is loaded, cache and attention which kernels run; the engine's rules are asked
 once for each pair, with the words of its refusal kept. Modes that differ in name alone for the model (one storage,
 one math, one kernel) are one choice: that which starts from the published checkpoint before one that needs its own,
-and one that was measured before one that was not.
+and one that was measured before one that was not. Beside the engine's own kernels those backends of attention and
+experts are tried that it can be told to take there and that were timed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+from aicalib.backends import predictable
 from aicalib.deployment import Identity
+from aicalib.engines.backends import ATTENTION, MOE
 from aicalib.engines.launch import assemble
 from aicalib.engines.request import Request, request_of
 from aicalib.errors import NotCovered, RequestError
@@ -27,12 +30,15 @@ CHECKPOINT: Final = "PATH"
 FIELDS: Final[Mapping[str, Field]] = {"gemm": "gemm", "kv": "kvcache", "fmha": "fmha", "moe": "moe"}
 """Options of the four fields."""
 
+BACKENDS: Final = (ATTENTION, MOE)
+"""Options of backends that are varied."""
+
 OPEN: Final = "auto"
 """Leaves a field to checkpoint, engine and accelerator."""
 
 
 class Format(NamedTuple):
-    """A combination of the four formats.
+    """A combination of the four formats, and the backends that run it.
 
     Attributes
     ----------
@@ -40,6 +46,8 @@ class Format(NamedTuple):
         None where left open.
     needs : str or None
         The checkpoint without which the engine does not start it; None where the published one does.
+    attention_backend, moe_backend : str or None
+        None where left to the engine.
     """
 
     gemm: str | None
@@ -47,11 +55,18 @@ class Format(NamedTuple):
     fmha: str | None
     moe: str | None
     needs: str | None
+    attention_backend: str | None = None
+    moe_backend: str | None = None
+
+    @property
+    def own_backends(self) -> Format:
+        """The same formats, backends left to the engine."""
+        return self._replace(attention_backend=None, moe_backend=None)
 
     @property
     def options(self) -> dict[str, str]:
-        """The fields that are not left open, and the checkpoint."""
-        given = {name: mode for name in FIELDS if (mode := getattr(self, name)) is not None}
+        """The fields and backends that are not left open, and the checkpoint."""
+        given = {name: mode for name in (*FIELDS, *BACKENDS) if (mode := getattr(self, name)) is not None}
         return given | ({"checkpoint": CHECKPOINT} if self.needs else {})
 
 
@@ -92,7 +107,8 @@ def formats_of(
     Parameters
     ----------
     only : mapping of str to sequence of str
-        Option of a field -> the modes to try ("auto" leaves it open); those that are missing take every mode.
+        Option of a field or a backend -> the modes or backends to try ("auto" leaves it open); those that are missing
+        take all.
 
     Raises
     ------
@@ -117,8 +133,22 @@ def formats_of(
     caches = anchored.distinct(
         "kv", anchored.modes("kv", only.get("kv")), "fmha", anchored.named("fmha", only.get("fmha"))
     )
+    run = [
+        (pair, name)
+        for pair in weights
+        for name in tried.backends(MOE, dict(zip(("gemm", "moe"), pair, strict=True)), only.get(MOE))
+    ]
+    attend = [
+        (pair, name)
+        for pair in caches
+        for name in anchored.backends(
+            ATTENTION, dict(zip(("kv", "fmha"), pair, strict=True)), only.get(ATTENTION)
+        )
+    ]
     found = [
-        Format(gemm, kv, fmha, moe, needs) for (gemm, moe), needs in weights.items() for kv, fmha in caches
+        Format(gemm, kv, fmha, moe, weights[gemm, moe], attention, experts)
+        for (gemm, moe), experts in run
+        for (kv, fmha), attention in attend
     ]
     return Formats(model, gpu, base.engine, base.engine_version, tuple(found), refused, same)
 
@@ -237,15 +267,46 @@ class _Tried:
                 self.same[spelled] = f"{first} {best[0] or OPEN}, {second} {best[1] or OPEN}"
         return list(found.values())
 
+    def backends(
+        self, option: str, formats: Mapping[str, str | None], only: Sequence[str] | None
+    ) -> list[str | None]:
+        """Return the backends of an option that start in some formats, one for each kind of physics.
+
+        None, the engine's own choice, comes first. Where a format of attention is asked for, the engine's rules choose
+        the backend that has it.
+        """
+        asked: list[str | None]
+        if only is not None:
+            asked = [None if name == OPEN else name for name in only]
+        elif formats.get("fmha") is not None:
+            return [None]
+        else:
+            others = [each for each in predictable(self._identity(formats), option) if each.other_kernels]
+            if not others:
+                return [None]
+            asked = [None, *(str(each.backends.options()[option]) for each in others)]
+        found: dict[tuple[float, ...], str | None] = {}
+        for name in asked:
+            given = {**formats, option: name}
+            try:
+                started(self.base.changed(given))
+                found.setdefault(tuple(numbers_of(self._identity(given)).values()), name)
+            except RequestError as error:
+                spelled = ", ".join(f"{each} {value or OPEN}" for each, value in given.items())
+                self.refused[spelled] = str(error)
+        return list(found.values())
+
     def _numbers(self, asked: Mapping[str, str | None]) -> tuple[float, ...]:
         """Return what physics reads of the model in a format; experts stay as they are if `gemm` alone is asked for."""
-        own = self.own
-        fields = {name: asked.get(name) for name in FIELDS}
-        if own.architecture.moe_layers and fields["moe"] is None and fields["gemm"] is not None:
-            fields["moe"] = own.quant.moe.name
-        found = identify(
+        fields = dict(asked)
+        if self.own.architecture.moe_layers and fields.get("moe") is None and fields.get("gemm") is not None:
+            fields["moe"] = self.own.quant.moe.name
+        return tuple(numbers_of(self._identity(fields)).values())
+
+    def _identity(self, asked: Mapping[str, str | None]) -> Identity:
+        own, (gemm, kv, fmha, moe) = self.own, (asked.get(name) for name in FIELDS)
+        return identify(
             own.architecture.name if own.architecture.hf_id else own.architecture.source,
-            own.accelerator.file or own.accelerator.name,
-            fields["gemm"], fields["kv"], fields["fmha"], fields["moe"], own.engine, own.engine_version,
+            own.accelerator.file or own.accelerator.name, gemm, kv, fmha, moe, own.engine, own.engine_version,
+            attention_backend=asked.get(ATTENTION), moe_backend=asked.get(MOE),
         )  # fmt: skip
-        return tuple(numbers_of(found).values())

@@ -4,8 +4,9 @@ A configuration is a *start* (formats, widths, settings of the engine) under a c
 three short lists; what matters most varies first:
 
 1. cache, weights and tensor-parallel width (and, of a model with experts, how attention and experts are spread),
-2. the math of attention, experts in a format of their own, and the share of memory,
-3. the rest: prefill chunks, mixed steps, speculation, pipelines, prefill on instances of its own.
+2. the math of attention, experts in a format or by a backend of their own, and the share of memory,
+3. the rest: backends of attention, prefill chunks, mixed steps, speculation, pipelines, prefill on instances of its
+   own.
 
 Each is crossed with all that came before. What departs least from the engine's own choices and the published
 checkpoint comes first, by the number of changes and then by stage, so that a bound on the number of configurations
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from aicalib.batch import Batch
 from aicalib.deployment import Identity
+from aicalib.engines.backends import MOE
 from aicalib.errors import InvalidValue, RequestError
 from aicalib.features import FITTED_ACCEPTANCE
 from aicalib.identify import identify
@@ -38,7 +40,7 @@ from aicalib.plan.search.configuration import (
     layout_columns,
     setting_columns,
 )
-from aicalib.plan.search.formats import FIELDS, Format, Formats
+from aicalib.plan.search.formats import BACKENDS, FIELDS, Format, Formats
 from aicalib.plan.search.offers import listed, offer_of
 from aicalib.profiles.profile import Profile
 from aicalib.resolve import resolve_known
@@ -96,12 +98,18 @@ class Space:
         return self.start(at).words(named=len(self.offers) > 1)
 
     def kinds(self) -> Codes:
-        """Return for each start a number that those share which differ in engine settings alone, shape (n,)."""
+        """Return for each start a number that those share which differ in engine settings alone, shape (n,).
+
+        Backends are such settings.
+        """
+        alike = [_alike(offer) for offer in self.offers]
+        most = max(map(len, alike))
+        formats = np.array([each + [0] * (most - len(each)) for each in alike])
         drafted = [[setting.spec_tokens or 0 for setting in offer.settings] for offer in self.offers]
         most = max(map(len, drafted))
         table = np.array([each + [0] * (most - len(each)) for each in drafted])
         offer, form, layout, setting = self.places.T.astype(np.intp)
-        columns = np.stack([offer, form, layout, table[offer, setting]])
+        columns = np.stack([offer, formats[offer, form], layout, table[offer, setting]])
         _, found = np.unique(
             np.ravel_multi_index(tuple(columns), tuple(columns.max(axis=1) + 1)), return_inverse=True
         )
@@ -143,10 +151,17 @@ class Space:
         return resolve_known(identities, codes, {**options, **lengths, "concurrency": one})
 
 
+def _alike(offer: Offer) -> list[int]:
+    """Return for each format of an offer the first that differs from it in backends alone."""
+    first: dict[Format, int] = {}
+    return [first.setdefault(each.own_backends, at) for at, each in enumerate(offer.formats.found)]
+
+
 def _identity(sought: Sought, kind: Formats, form: Format) -> Identity:
     return identify(
-        sought.model, kind.gpu, form.gemm, form.kv, form.fmha, form.moe, kind.engine, kind.engine_version
-    )
+        sought.model, kind.gpu, form.gemm, form.kv, form.fmha, form.moe, kind.engine, kind.engine_version,
+        attention_backend=form.attention_backend, moe_backend=form.moe_backend,
+    )  # fmt: skip
 
 
 def lay_out(sought: Sought, profile: Profile, limit: int | None = None) -> Space:
@@ -223,7 +238,7 @@ def _check(sought: Sought) -> None:
             raise InvalidValue(f"no {what} was named")
         if len(set(names)) < len(names):
             raise InvalidValue(f"{what} '{','.join(names)}' names one twice")
-    known = {*FIELDS, *WIDTHS, "concurrency", *SETTINGS}
+    known = {*FIELDS, *BACKENDS, *WIDTHS, "concurrency", *SETTINGS}
     for name, values in sought.only.items():
         if name not in known or not values:
             raise InvalidValue(f"{name}: no values to try", sorted(known))
@@ -238,8 +253,9 @@ def _order(offer: Offer, number: int) -> tuple[NDArray[np.int32], NDArray[np.int
     spreads = bool(arch.moe_layers or arch.mla_layers)
     of_formats = []
     for each in offer.formats.found:
-        later = (each.fmha is not None) + (each.moe is not None)
-        of_formats.append((int(later > 0), later + (each.needs is not None)))
+        later = sum(getattr(each, name) is not None for name in ("fmha", "moe", MOE))
+        last = each.attention_backend is not None
+        of_formats.append((2 if last else int(later > 0), later + last + (each.needs is not None)))
     of_layouts = [each.stage(spreads) for each in offer.layouts]
     of_settings = [each.stage for each in offer.settings]
     columns = [np.array(each, dtype=np.int8).reshape(-1, 2) for each in (of_formats, of_layouts, of_settings)]

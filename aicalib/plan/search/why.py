@@ -14,13 +14,14 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.identify import math_paths
+from aicalib.engines.backends import ATTENTION, MOE
+from aicalib.layer_kernels import math_paths
 from aicalib.physics.memory import GIB
 from aicalib.physics.steps import Operator, decode_step, prefill_step
 from aicalib.physics.system import spread_over
 from aicalib.physics.widening import slots
 from aicalib.plan.search.evaluate import Evaluated, loaded
-from aicalib.plan.search.formats import FIELDS
+from aicalib.plan.search.formats import BACKENDS, FIELDS
 from aicalib.prediction import Prediction, predict_batch
 from aicalib.profiles.profile import Profile
 from aicalib.served import prefill_slots
@@ -42,8 +43,11 @@ PARTS: Final = {
 }
 """Coefficients that scale operators, and what these are, for people."""
 
-PAIRS: Final = (("gemm", "moe"), ("kv", "fmha"))
-"""Fields that are set against others together."""
+BACKEND_OF: Final = {("gemm", "moe"): MOE, ("kv", "fmha"): ATTENTION}
+"""Fields that are set against others together, and the backend of their kernels."""
+
+PAIRS: Final = (*BACKEND_OF, BACKENDS)
+"""What is set against others together; named backends against the engine's own."""
 
 EVEN: Final = 0.01
 """Relative difference below which formats are said to be even."""
@@ -116,12 +120,18 @@ def _alike(found: Evaluated, row: int, fields: tuple[str, str]) -> Codes:
     own = space.places[found.starts[row]]
     formats = space.offers[own[0]].formats.found
     form = formats[own[1]]
-    kept = [name for name in FIELDS if name not in fields]
-    others = [
-        at
-        for at, each in enumerate(formats)
-        if at != own[1] and all(getattr(each, name) == getattr(form, name) for name in kept)
-    ]
+    if fields == BACKENDS:
+        others = [at for at, each in enumerate(formats) if each == form.own_backends != form]
+    else:
+        # The runner-up runs on whatever backend suits its own format best.
+        free = {*fields, BACKEND_OF[fields]}
+        kept = [name for name in (*FIELDS, *BACKENDS) if name not in free]
+        others = [
+            at
+            for at, each in enumerate(formats)
+            if all(getattr(each, name) == getattr(form, name) for name in kept)
+            and any(getattr(each, name) != getattr(form, name) for name in fields)
+        ]
     places = space.places[found.batch.rows]
     alike = (places[:, 0] == own[0]) & (places[:, 2:] == own[2:]).all(axis=1) & np.isin(places[:, 1], others)
     return np.flatnonzero(alike)
@@ -137,11 +147,14 @@ def _quant(batch: object, at: int) -> dict[str, str]:
     who = batch.identities[batch.codes[at]]  # type: ignore[attr-defined]
     mapping = who.quant.to_mapping()
     names = {"gemm": mapping["gemm"], "kv": mapping["kvcache"], "fmha": mapping["fmha"]}
-    return names | ({"moe": mapping["moe"]} if who.architecture.moe_layers else {})
+    named = {name: str(backend) for name, backend in who.backends.options().items()}
+    return names | ({"moe": mapping["moe"]} if who.architecture.moe_layers else {}) | named
 
 
 def _spelled(quant: dict[str, str], fields: tuple[str, str]) -> str:
     names = [(field, quant[field]) for field in fields if field in quant]
+    if not names:
+        return "the engine's own backends"
     if fields[0] == "gemm" and len({mode for _, mode in names}) == 1:
         return f"{names[0][1]} weights"
     return ", ".join(f"{field} {mode}" for field, mode in names)
@@ -258,6 +271,8 @@ class _Taken:
             return f"memory traffic of weights ({weights[other]:.1f} -> {weights[one]:.1f} GiB a GPU)"
         if bound == "memory" and part in ("decode_mixers", "prefill_mixers"):
             cell = both.memory.cell_bytes / KIB
+            if abs(cell[other] / cell[one] - 1.0) < EVEN:
+                return "kernels that move the same bytes more slowly"
             return f"memory traffic of the cache ({cell[other]:.3g} -> {cell[one]:.3g} KiB a token)"
         if bound == "latency":
             return (

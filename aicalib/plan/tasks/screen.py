@@ -23,6 +23,7 @@ from aicalib.engines.runtime_args import RuntimeArgs, get_runtime_args
 from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName, fold
 from aicalib.features import DRAFT_NAMES
 from aicalib.hardware import Accelerator, get_accelerator
+from aicalib.identify import without_untimed
 from aicalib.models import get_architecture
 from aicalib.plan.figures import Number, figures_of, shown
 from aicalib.plan.score import BASES, score
@@ -225,8 +226,9 @@ def _start(
     found = understand(engine, version, pairs, {"model": model})
     options = {**_fields(point), **found.options, "model": model, "gpu": gpu}
     options |= {"engine": engine, "engine_version": version}
-    unread = {name: value for name, value in options.items() if name not in _READ}
-    notes = [*arguments.notes, *found.notes]
+    timed, untimed = without_untimed(options)
+    unread = {name: value for name, value in options.items() if name not in _READ or name not in timed}
+    notes = [*arguments.notes, *found.notes, *untimed.values()]
     if unread:
         notes.append(f"not read by the prediction: {', '.join(sorted(unread))}")
     if found.unpredicted:
@@ -238,7 +240,7 @@ def _start(
     dtype = own.get(dtype, dtype)
     key = (dtype, repr(sorted(unread.items())), repr(sorted(idle.items())))
     return _Start(
-        place, point, arguments, {name: options[name] for name in options if name in _READ}, key, notes
+        place, point, arguments, {name: options[name] for name in timed if name in _READ}, key, notes
     )
 
 

@@ -17,6 +17,7 @@ from aicalib.engines.request import request_of
 from aicalib.engines.server_info import read_server_info
 from aicalib.errors import InvalidValue, RequestError
 from aicalib.features import DRAFT_NAMES
+from aicalib.identify import without_untimed
 from aicalib.measure.client import Load
 from aicalib.measure.facts import Outcome, Planned
 from aicalib.measure.server import Server
@@ -144,8 +145,9 @@ def _deployment(options: Mapping[str, Any], loads: Sequence[Load]) -> dict[str, 
             raise InvalidValue(
                 f"no {name} is given: a measured run says on what it was taken", [f"--{name} NAME"]
             )
+    timed, _ = without_untimed(options)
     read: dict[str, list[Any]] = {
-        name: [value] * len(loads) for name, value in options.items() if name in _READ and value is not None
+        name: [value] * len(loads) for name, value in timed.items() if name in _READ and value is not None
     }
     read |= {"isl": [each.isl for each in loads], "osl": [each.osl for each in loads]}
     batch = resolve(read, len(loads))
