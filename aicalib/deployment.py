@@ -120,6 +120,8 @@ class Deployment:
         Speculative decoding.
     disaggregation : Disaggregation, optional
         Prefill on instances of its own.
+    network_gbit_s : float, optional
+        Rate at which one GPU sends to another node, of an instance over several nodes.
     """
 
     identity: Identity
@@ -135,6 +137,7 @@ class Deployment:
     mixed_chunk: bool = False
     drafter: Drafter | None = None
     disaggregation: Disaggregation | None = None
+    network_gbit_s: float | None = None
 
     @property
     def n_gpus(self) -> int:
@@ -144,11 +147,30 @@ class Deployment:
             return one
         return pools.decode_instances * one + pools.prefill_instances * pools.prefill_tp
 
+    @property
+    def nodes(self) -> int:
+        """Nodes, or link domains where these are larger, that one (decode) instance spans."""
+        return -(-self.tp * self.pp // self.identity.accelerator.gpus_together)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was filled in and why, and what no run stands behind."""
+        if self.network_gbit_s is None:
+            return self.identity.notes
+        return (
+            *self.identity.notes,
+            f"one instance over {self.nodes} nodes: no published run has that; between nodes the bound of the "
+            f"network at {self.network_gbit_s:g} Gbit/s a GPU stands",
+        )
+
     def options(self) -> dict[str, object]:
         """Return the options that differ from a plain engine's."""
         mixed: dict[str, object] = {"enable_mixed_chunk": True} if self.mixed_chunk else {}
         drafter = self.drafter.as_dict() if self.drafter else {}
-        return mixed | drafter | (dict(self.disaggregation.__dict__) if self.disaggregation else {})
+        network: dict[str, object] = (
+            {} if self.network_gbit_s is None else {"network_gbit_s": self.network_gbit_s}
+        )
+        return mixed | drafter | network | (dict(self.disaggregation.__dict__) if self.disaggregation else {})
 
     def as_dict(self) -> dict[str, object]:
         """Return names and numbers, all that is needed to ask again.
@@ -177,7 +199,7 @@ class Deployment:
             "cuda_graph_max_bs": self.graph_max_batch,
             "scheduler_recv_interval": self.poll_interval,
             **self.options(),
-            "notes": list(who.notes),
+            "notes": list(self.notes),
         }
 
 

@@ -93,8 +93,8 @@ BELOW = {
 
 
 ABOVE = (
-    "deployment", "recent", "identify", "checks", "loads", "features", "columns", "batch", "resolve", "served",
-    "nearness", "prediction",
+    "deployment", "recent", "identify", "checks", "loads", "features", "columns", "batch", "names", "systems",
+    "resolve", "served", "nearness", "prediction",
 )  # fmt: skip
 """Modules above the rooms; each may import those before it."""
 

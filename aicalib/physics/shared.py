@@ -43,6 +43,7 @@ OF_NO_KERNEL = (
     "engine_month",
     "pp",
 )
+OF_LINKS = ("node_gpus", "network_bytes_s")
 
 
 def once(system: System, unread: tuple[str, ...], surfaces: Callable[[str], bool]) -> tuple[System, Codes]:

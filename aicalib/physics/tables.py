@@ -19,7 +19,7 @@ from aicalib.physics.calls import Call, seconds, split
 from aicalib.physics.experts import expert_calls
 from aicalib.physics.links import hidden_state_calls
 from aicalib.physics.mixers import decode_mixer_calls, prefill_mixer_calls
-from aicalib.physics.shared import OF_EXPERTS, OF_MIXERS, OF_NO_KERNEL, OF_WEIGHTS, is_mixer, once
+from aicalib.physics.shared import OF_EXPERTS, OF_LINKS, OF_MIXERS, OF_NO_KERNEL, OF_WEIGHTS, is_mixer, once
 from aicalib.physics.system import Coefficients, System
 
 Array = NDArray[np.float64]
@@ -112,11 +112,11 @@ def tabulate_kernels(system: System) -> KernelTables:
         lambda name: not is_mixer(name) and name != "moe",
     )
     experts, of_experts = once(
-        system, (*OF_MIXERS, *OF_WEIGHTS, *OF_NO_KERNEL, "dp"), lambda name: name == "moe"
+        system, (*OF_MIXERS, *OF_WEIGHTS, *OF_LINKS, *OF_NO_KERNEL, "dp"), lambda name: name == "moe"
     )
     # Modules of sparse attention hold products of dense weights.
     weights = () if np.any(system.arch.sparse_layers) else OF_WEIGHTS
-    mixers, of_mixers = once(system, (*weights, *OF_EXPERTS, *OF_NO_KERNEL), is_mixer)
+    mixers, of_mixers = once(system, (*weights, *OF_EXPERTS, *OF_LINKS, *OF_NO_KERNEL), is_mixer)
     one, several, mixed = dense.column(), experts.column(), mixers.column()
     shared = steps.shared_calls(one, tokens)
     groups = {

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from aicalib.engines.launch import Launch, assemble
 from aicalib.errors import InvalidValue, RequestError, UnknownName
 from aicalib.hardware import get_accelerator
-from aicalib.identify import gpus_together
 from aicalib.physics.memory import GIB, largest_concurrency
 from aicalib.plan.figures import OUTPUT, SHOWN, Number
 from aicalib.plan.score import BASES, THROUGHPUT, Figure, penalty
@@ -225,8 +224,13 @@ class _Ranking:
             notes.append(
                 "no cache is sent where no link joins the GPUs: the network's rate was not given (network_gbit_s)"
             )
-        if any(sought.count > gpus_together(gpu) for gpu in gpus):
-            notes.append("an instance lies inside one node; replicas, and prefill apart, go over several")
+        if any(sought.count > gpu.gpus_together for gpu in gpus):
+            notes.append(
+                "without the network's rate (network_gbit_s) an instance lies inside one node; replicas go over several"
+                if sought.network_gbit_s is None
+                else "no published run has one instance over several nodes: such starts are extrapolated, from the "
+                f"bound of the network at {sought.network_gbit_s:g} Gbit/s a GPU"
+            )
         return tuple(notes)
 
     def _calibrated(self, best: Codes) -> Codes:

@@ -43,7 +43,8 @@ class Sought:
     prefix_hit : float
         Share of the input that the prefix cache holds.
     network_gbit_s : float, optional
-        Rate at which one GPU sends to another node. Without it no cache is sent between nodes.
+        Rate at which one GPU sends to another node. Without it no cache is sent between nodes, and an instance lies
+        inside one.
     only : mapping of str to tuple
         Option (a field of `FIELDS`, "tp", "pp", "dp", "ep", "concurrency" or one of `SETTINGS`) -> the values to try in
         place of all.
@@ -76,13 +77,17 @@ class Pools(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How a replica lies on GPUs: widths of one (decode) instance, and the pools where prefill has its own."""
+    """How a replica lies on GPUs: widths of one (decode) instance, and the pools where prefill has its own.
+
+    `network_gbit_s` is the rate between the nodes of an instance over several; pools say theirs.
+    """
 
     tp: int
     pp: int = 1
     dp: int = 1
     ep: int = 1
     pools: Pools | None = None
+    network_gbit_s: float | None = None
 
     @property
     def n_gpus(self) -> int:
@@ -96,7 +101,9 @@ class Layout(NamedTuple):
     def options(self) -> dict[str, Any]:
         """The options of `predict` that are not 1."""
         widths = {name: getattr(self, name) for name in WIDTHS}
-        pools = {} if self.pools is None else self.pools._asdict()
+        pools: dict[str, Any] = {} if self.pools is None else self.pools._asdict()
+        if self.network_gbit_s is not None:
+            pools["network_gbit_s"] = self.network_gbit_s
         return {
             name: value for name, value in (widths | pools).items() if value != 1 or name in ("tp", *pools)
         }
@@ -109,11 +116,14 @@ class Layout(NamedTuple):
 
 
 def layout_columns(layouts: Sequence[Layout]) -> dict[str, Array]:
-    """Return the options of layouts as columns, NaN where prefill has no instances of its own."""
+    """Return the options of layouts as columns, NaN where prefill has no instances of its own and nothing is sent."""
     found = {name: np.array([getattr(each, name) for each in layouts], dtype=float) for name in WIDTHS}
     nothing = dict.fromkeys(Pools._fields, np.nan)
     pools = [nothing if each.pools is None else each.pools._asdict() for each in layouts]
-    return found | {name: np.array([each[name] for each in pools], dtype=float) for name in Pools._fields}
+    columns = {name: np.array([each[name] for each in pools], dtype=float) for name in Pools._fields}
+    between = np.array([each.network_gbit_s for each in layouts], dtype=float)
+    columns["network_gbit_s"] = np.where(np.isnan(between), columns["network_gbit_s"], between)
+    return found | columns
 
 
 class Setting(NamedTuple):

@@ -130,7 +130,8 @@ class Space:
             for name, values in setting_columns(of.settings).items():
                 options[name][here] = values[setting]
         if np.isnan(options["prefill_tp"]).all():
-            options = {name: values for name, values in options.items() if name not in Pools._fields}
+            unread = {*Pools._fields} - {"network_gbit_s"}
+            options = {name: values for name, values in options.items() if name not in unread}
         drafts = ~np.isnan(options["spec_tokens"])
         if drafts.any():
             options["spec_method"] = ["mtp" if drafted else None for drafted in drafts]
