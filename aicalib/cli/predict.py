@@ -71,7 +71,8 @@ def predict(
     prefill_instances: opt.PrefillInstances = None,
     decode_instances: opt.DecodeInstances = None,
     network_gbit_s: Annotated[
-        float | None, typer.Option(help="Rate at which one GPU sends its part of the cache to them.")
+        float | None,
+        typer.Option(help="Rate at which one GPU sends to another node; needed where anything is sent."),
     ] = None,
     profile: ProfileName = "default",
     explain: Annotated[

@@ -95,7 +95,10 @@ def search(
         bool, typer.Option("--separate/--no-separate", help="Also try prefill on instances of its own.")
     ] = True,
     network_gbit_s: Annotated[
-        float | None, typer.Option(help="Rate at which one GPU sends a cache to another node.")
+        float | None,
+        typer.Option(
+            help="Rate at which one GPU sends to another node: instances over nodes, and caches between them."
+        ),
     ] = None,
     top: Annotated[int, typer.Option(help="Choices to show of each group.")] = 5,
     limit: Annotated[

@@ -16,8 +16,8 @@ captured graph."""
 HAND_OVER_S = 1e-5
 """Latency of a point-to-point message in seconds (systems files of aiconfigurator-core 0.12.0).
 
-Also of a hop from node to node inside a collective: an all-reduce over two nodes has two, which with the 7 us that the
-surface of eight H100s gives for a small one makes 27 us. nccl-tests on two nodes of eight H100s over InfiniBand
+Also of a hop from node to node inside a collective: an all-reduce over two nodes has two, which with the 5 us that the
+surface of eight H100s gives for a small one makes 25 us. nccl-tests on two nodes of eight H100s over InfiniBand
 measured 27.4 us (NVIDIA/nccl#1017); on two of eight H20s, by another algorithm, 46 us (NVIDIA/nccl#1244).
 """
 
