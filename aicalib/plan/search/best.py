@@ -285,7 +285,8 @@ class _Ranking:
         start, batch = self.space.start(place), predictions.batch
         size, count = start.layout.n_gpus, self.space.sought.count
         cost = [self._cost(self.figures[end]) for end in ("value", "low", "high")]
-        deployment = batch.deployment(at).as_dict()
+        asked = batch.deployment(at)
+        deployment = asked.as_dict()
         return Choice(
             start=start,
             deployment=deployment,
@@ -295,6 +296,7 @@ class _Ranking:
             origin=str(ORIGINS[int(self.evaluated.origins[row])]),
             replicas=count // size,
             idle_gpus=count % size,
+            nodes=asked.nodes,
             cost_per_mtok=None if cost[0] is None else Number(*(float(each[row]) for each in cost if each is not None)),
             memory=_margin(predictions, at),
             launch=self.launches[place],
