@@ -99,6 +99,7 @@ class Batch:
             mixed_chunk=self.features.mixed_chunk is not None and bool(self.features.mixed_chunk[index]),
             drafter=self.features.drafter(index),
             disaggregation=self.features.disaggregation(index),
+            deepep=bool(s.deepep[at]),
             network_gbit_s=float(s.network_bytes_s[at] / GIGABIT) if s.nodes[at] > 1.0 else None,
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.errors import InvalidValue, RequestError, UnknownName
+from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName
 from aicalib.features import DRAFT_NAMES, DRAFT_NUMBERS, POOL_NUMBERS
 from aicalib.loads import load_code, load_kinds
 
@@ -28,11 +28,14 @@ NUMBER_COLUMNS = (
 )  # fmt: skip
 """Columns of numbers; NaN or None where not given."""
 
-FLAG_COLUMNS = ("lockstep", "warmed_up", "enable_mixed_chunk")
-"""Columns of yes or no."""
+FLAG_COLUMNS = ("lockstep", "warmed_up", "enable_mixed_chunk", "moe_a2a_backend")
+"""Columns of yes or no; the all-to-all of experts is DeepEP or none."""
 
 RARE_NUMBERS = ("request_rate", "prefix_hit", *DRAFT_NUMBERS, *POOL_NUMBERS)
 """Columns of numbers that most tables lack; NaN or None where not given."""
+
+A2A_BACKENDS = ("none", "deepep")
+"""All-to-alls of experts that are predicted: collectives over the hidden states of all, or DeepEP."""
 
 YES_OR_NO = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False,
              "0.0": False}  # fmt: skip
@@ -51,6 +54,7 @@ DEFAULTS: Mapping[str, Any] = {
     "lockstep": False,
     "warmed_up": True,
     "enable_mixed_chunk": False,
+    "moe_a2a_backend": "none",
 }
 """What `predict` takes where an option is missing. tp is then the smallest that fits."""
 
@@ -161,11 +165,20 @@ def _yes(name: str) -> Callable[[str], bool]:
     return meaning
 
 
+def _is_deepep(word: str) -> bool:
+    if word.lower() not in A2A_BACKENDS:
+        raise NotCovered(
+            f"moe_a2a_backend '{word}' is not predicted", [f"moe_a2a_backend {name}" for name in A2A_BACKENDS]
+        )
+    return word.lower() == "deepep"
+
+
 def flag_columns(
     options: Mapping[str, Any], n: int, refused: dict[int, RequestError]
 ) -> dict[str, NDArray[np.bool_]]:
     """Return the columns of yes or no of n rows, defaults filled in."""
-    return {name: _choice(options, name, n, _yes(name), refused) for name in FLAG_COLUMNS}
+    meanings = {"moe_a2a_backend": _is_deepep}
+    return {name: _choice(options, name, n, meanings.get(name, _yes(name)), refused) for name in FLAG_COLUMNS}
 
 
 def load_column(

@@ -122,6 +122,8 @@ class Deployment:
         Prefill on instances of its own.
     network_gbit_s : float, optional
         Rate at which one GPU sends to another node, of an instance over several nodes.
+    deepep : bool
+        SGLang: experts exchange their tokens by DeepEP.
     """
 
     identity: Identity
@@ -138,6 +140,7 @@ class Deployment:
     drafter: Drafter | None = None
     disaggregation: Disaggregation | None = None
     network_gbit_s: float | None = None
+    deepep: bool = False
 
     @property
     def n_gpus(self) -> int:
@@ -170,7 +173,14 @@ class Deployment:
         network: dict[str, object] = (
             {} if self.network_gbit_s is None else {"network_gbit_s": self.network_gbit_s}
         )
-        return mixed | drafter | network | (dict(self.disaggregation.__dict__) if self.disaggregation else {})
+        exchange: dict[str, object] = {"moe_a2a_backend": "deepep"} if self.deepep else {}
+        return (
+            mixed
+            | drafter
+            | network
+            | exchange
+            | (dict(self.disaggregation.__dict__) if self.disaggregation else {})
+        )
 
     def as_dict(self) -> dict[str, object]:
         """Return names and numbers, all that is needed to ask again.

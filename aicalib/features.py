@@ -278,6 +278,7 @@ def _drafting(asked: Asked, build: Build, refuse: Refuse) -> Drafting | None:
         chosen = {name: values[places] for name, values in asked.numbers.items()}
         # A draft model is split as the model's dense parts are: over all ranks, with no experts of its own.
         chosen |= {"dp": np.ones(places.size), "ep": np.ones(places.size), "pp": np.ones(places.size)}
+        chosen |= {"deepep": np.zeros(places.size)}
         found, widths = build(identities, np.array(own_code, dtype=np.intp), chosen)
         _refuse_widths(found, widths, places, refuse, np.full(found.who.size, np.inf))
         part = found.spread(places, n)

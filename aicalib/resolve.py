@@ -33,7 +33,7 @@ from aicalib.names import ONE_NAME, Names, look_up
 from aicalib.physics.memory import fits, memory
 from aicalib.physics.system import ENGINES
 from aicalib.serving.load import Load
-from aicalib.systems import deployments, settings_of, smallest_tp
+from aicalib.systems import deployments, settings_of, smallest_tp, wrong_exchange
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]
@@ -159,6 +159,8 @@ def _resolve_numbers(options: Mapping[str, Any], names: Names, memory_only: bool
         refused.setdefault(int(rows[place]), error)
 
     prompts = fill_prompts(numbers["num_prompts"], numbers["concurrency"], kinds, refuse)
+    if flags["moe_a2a_backend"].any():
+        numbers["deepep"] = flags["moe_a2a_backend"][rows].astype(float)
     numbers["num_prompts"] = np.where(np.isinf(prompts), 1.0, prompts)
     if np.isnan(numbers["tp"]).any():
         numbers["tp"] = np.where(np.isnan(numbers["tp"]), smallest_tp(names, codes, numbers), numbers["tp"])
@@ -169,10 +171,14 @@ def _resolve_numbers(options: Mapping[str, Any], names: Names, memory_only: bool
 
     for row, error in wrong_numbers(numbers, names.arch.max_position[codes], model):
         refuse(row, error)
-    who, widths, system, at = deployments(names, codes, numbers)
+    found = deployments(names, codes, numbers)
+    who, widths, system, at = found
     asked = [names.identities[code] for code in who]
     networked = ~np.isnan(system.network_bytes_s) | memory_only
-    for number, error in wrong_widths(system.arch, system.node_gpus, widths, asked, networked):
+    for number, error in (
+        *wrong_widths(system.arch, system.node_gpus, widths, asked, networked),
+        *wrong_exchange(names, found),
+    ):
         for place in np.flatnonzero(at == number):
             refuse(int(place), error)
     settings = settings_of(system, at, names.numbers["is_a100"][codes] > 0, numbers)

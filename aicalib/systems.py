@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aicalib import deepep
 from aicalib.checks import Widths, kv_heads_divide
 from aicalib.engines import defaults
+from aicalib.errors import RequestError
 from aicalib.features import GIGABIT
 from aicalib.identify import SURFACE, WIDTHS
 from aicalib.names import Names
@@ -53,15 +57,56 @@ def deployments(names: Names, codes: Codes, numbers: dict[str, Array]) -> Distin
     """Return the distinct deployments of n rows; a network that no part of an instance crosses sets none apart."""
     given = numbers["engine_month"]
     month = np.where(np.isnan(given), names.numbers["engine_month"][codes], given)
+    exchanged = numbers.get("deepep", np.zeros(codes.size)) > 0.0
+    if exchanged.any():
+        # SGLang then splits experts over all of tp by itself.
+        alone = exchanged & (numbers["ep"] == 1.0)
+        numbers = numbers | {"ep": np.where(alone, numbers["tp"], numbers["ep"])}
     columns = [numbers[name] for name in Widths._fields]
     network = np.full(codes.size, np.nan)
     if "network_gbit_s" in numbers:
         spans = numbers["tp"] * numbers["pp"] > names.numbers["gpus_together"][codes]
         network = np.where(spans, numbers["network_gbit_s"] * GIGABIT, network)
-    first, at = _distinct_rows([codes, *columns, month, *([network] if "network_gbit_s" in numbers else [])])
+    further = [network] if "network_gbit_s" in numbers else []
+    first, at = _distinct_rows([codes, *columns, month, exchanged, *further])
     widths = Widths(*(values[first] for values in columns))
     who = codes[first]
-    return Distinct(who, widths, _system(names, who, widths, month[first], network[first]), at)
+    system = _system(names, who, widths, month[first], network[first])
+    return Distinct(who, widths, _with_deepep(system, names, who, exchanged[first]), at)
+
+
+def _with_deepep(system: System, names: Names, who: Codes, asked: NDArray[np.bool_]) -> System:
+    """Return deployments some of which exchange the tokens of experts by DeepEP, with the surfaces of its kernels."""
+    if not asked.any():
+        return system
+    codes = {name: np.zeros(who.size, dtype=np.intp) for name in deepep.NAMES}
+    for (code, tp, ep, nodes), places in _exchanges(system, who, asked).items():
+        identity = names.identities[code]
+        if deepep.refused(identity, tp, ep, nodes) is None:
+            for name, surface in deepep.surface_codes(identity, nodes).items():
+                codes[name][places] = surface
+    return replace(system, deepep=asked, surfaces={**system.surfaces, **codes})
+
+
+def _exchanges(
+    system: System, who: Codes, asked: NDArray[np.bool_]
+) -> dict[tuple[int, int, int, int], list[int]]:
+    """Return names, tp, ep and nodes of the deployments with DeepEP, and which have them."""
+    found: dict[tuple[int, int, int, int], list[int]] = {}
+    nodes = system.nodes_of(system.tp)
+    for place in np.flatnonzero(asked).tolist():
+        key = (int(who[place]), int(system.tp[place]), int(system.ep[place]), int(nodes[place]))
+        found.setdefault(key, []).append(place)
+    return found
+
+
+def wrong_exchange(names: Names, found: Distinct) -> Iterator[tuple[int, RequestError]]:
+    """Yield the deployments that cannot be asked with DeepEP, each with the reason."""
+    system = found.system
+    for (code, tp, ep, nodes), places in _exchanges(system, found.who, system.deepep).items():
+        error = deepep.refused(names.identities[code], tp, ep, nodes)
+        if error is not None:
+            yield from ((place, error) for place in places)
 
 
 def _system(names: Names, who: Codes, widths: Widths, month: Array, network_bytes_s: Array) -> System:
@@ -91,6 +136,7 @@ def _system(names: Names, who: Codes, widths: Widths, month: Array, network_byte
         link_bytes_s=np.where(fabric, sized["link_bytes_s"], sized["pcie_bytes_s"]),
         node_gpus=sized["gpus_together"],
         network_bytes_s=network_bytes_s,
+        deepep=np.zeros(tp.size, dtype=np.bool_),
         surfaces=surfaces,
         is_amd=sized["is_amd"] > 0,
         is_cpu=sized["is_cpu"] > 0,
@@ -123,7 +169,9 @@ def settings_of(system: System, at: Codes, is_a100: NDArray[np.bool_], numbers: 
 
     def sglang() -> Settings:
         latent = (arch.mla_layers > 0)[at]
-        return defaults.sglang(asked, *where, *widths, latent, system.has_encoder[at], system.is_cpu[at])
+        return defaults.sglang(
+            asked, *where, *widths, latent, system.has_encoder[at], system.is_cpu[at], system.deepep[at]
+        )
 
     def vllm() -> Settings:
         longest = numbers["context_len"]

@@ -93,7 +93,7 @@ BELOW = {
 
 
 ABOVE = (
-    "deployment", "recent", "identify", "checks", "loads", "features", "columns", "batch", "names", "systems",
+    "deployment", "recent", "identify", "deepep", "checks", "loads", "features", "columns", "batch", "names", "systems",
     "resolve", "served", "nearness", "prediction",
 )  # fmt: skip
 """Modules above the rooms; each may import those before it."""

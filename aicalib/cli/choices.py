@@ -166,7 +166,7 @@ def tried_values(given: Mapping[str, str | None]) -> dict[str, tuple[Any, ...]]:
         if text is None:
             continue
         words = [each.strip() for each in text.split(",")]
-        if name in PRESET_FIELDS:
+        if name in (*PRESET_FIELDS, "moe_a2a_backend"):
             found[name] = tuple(words)
         elif all(word.isdecimal() for word in words):
             found[name] = tuple(int(word) for word in words)

@@ -58,6 +58,9 @@ def predict(
     chunked_prefill_size: opt.ChunkedPrefillSize = None,
     max_running_requests: opt.MaxRunningRequests = None,
     enable_mixed_chunk: opt.EnableMixedChunk = False,
+    moe_a2a_backend: Annotated[
+        str | None, typer.Option(help="SGLang: how tokens reach their experts: none or deepep.")
+    ] = None,
     spec_method: opt.SpecMethod = None,
     spec_tokens: opt.SpecTokens = None,
     spec_accept: Annotated[
@@ -110,7 +113,7 @@ def predict(
         "draft_model": draft_model, "draft_gemm": draft_gemm,
         "prefill_tp": prefill_tp, "prefill_dp": prefill_dp, "prefill_ep": prefill_ep,
         "prefill_instances": prefill_instances, "decode_instances": decode_instances,
-        "network_gbit_s": network_gbit_s,
+        "network_gbit_s": network_gbit_s, "moe_a2a_backend": moe_a2a_backend,
     }  # fmt: skip
     for name, value in options.items():
         if value != value:

@@ -88,6 +88,9 @@ def search(
     pp: Annotated[str | None, typer.Option(help="Only these numbers of pipeline stages.")] = None,
     dp: Annotated[str | None, typer.Option(help="Only these numbers of attention ranks.")] = None,
     ep: Annotated[str | None, typer.Option(help="Only these numbers of expert ranks.")] = None,
+    moe_a2a_backend: Annotated[
+        str | None, typer.Option(help="SGLang: only these ways of tokens to their experts: none, deepep.")
+    ] = None,
     concurrency: Annotated[
         str | None, typer.Option(help="Only these numbers of requests in flight of a replica.")
     ] = None,
@@ -130,7 +133,7 @@ def search(
         picture_file(plot)
     only = tried_values({
         "gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe, "tp": tp, "pp": pp, "dp": dp, "ep": ep,
-        "concurrency": concurrency,
+        "moe_a2a_backend": moe_a2a_backend, "concurrency": concurrency,
     })  # fmt: skip
     sought = Sought(
         model=model,

@@ -12,8 +12,11 @@ from aicalib.physics.system import System
 Array = NDArray[np.float64]
 
 
-def expert_calls(system: System, tokens: Array) -> list[Call]:
-    """Return the routed experts that `tokens` tokens, of all ranks together, choose: those of the busiest rank."""
+def expert_calls(system: System, tokens: Array, phase: str) -> list[Call]:
+    """Return the routed experts that `tokens` tokens, of all ranks together, choose: those of the busiest rank.
+
+    Under DeepEP prefill ("prefill") and decode ("decode") run kernels of their own.
+    """
     arch = system.arch
     if not np.any(arch.moe_layers):
         return []
@@ -31,4 +34,6 @@ def expert_calls(system: System, tokens: Array) -> list[Call]:
     )
     machine = system.machine(system.expert_peak_flops_s, system.expert_bits)
     code = system.surfaces["moe"]
+    if np.any(system.deepep):
+        code = np.where(system.deepep, system.surfaces[f"moe_{phase}"], code)
     return [Call("experts", MOE, code, arch.moe_layers, shape, machine, "experts", "expert", "moe")]

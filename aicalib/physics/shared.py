@@ -76,3 +76,8 @@ def once(system: System, unread: tuple[str, ...], surfaces: Callable[[str], bool
 def is_mixer(name: str) -> bool:
     """Tell whether a surface is that of a mixer."""
     return name.startswith(_MIXER_SURFACES)
+
+
+def is_expert(name: str) -> bool:
+    """Tell whether a surface is that of routed experts."""
+    return name.startswith("moe")

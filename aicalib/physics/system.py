@@ -56,6 +56,9 @@ class System:
         GPUs of a node, or of a link domain where that is larger.
     network_bytes_s : ndarray, shape (d,)
         Rate at which one GPU sends to another node; read where the instance spans several.
+    deepep : ndarray of bool, shape (d,)
+        Tokens reach their experts and come back by DeepEP; shared experts and routers then lie whole on every rank and
+        run on its own tokens.
     surfaces : mapping of str to ndarray of int, shape (d,)
         Which fitted surface answers for each kernel, by the names of `aicalib.identify.SURFACES`.
     masks_window : ndarray, shape (d,)
@@ -101,6 +104,7 @@ class System:
     link_bytes_s: Array
     node_gpus: Array
     network_bytes_s: Array
+    deepep: NDArray[np.bool_]
     memory_bytes: Array
     taken_bytes: Array
     surfaces: Mapping[str, Codes]
@@ -135,8 +139,17 @@ class System:
     @property
     def nodes(self) -> Array:
         """Nodes, or link domains where these are larger, that one instance spans."""
-        result: Array = np.ceil(self.n_gpus / self.node_gpus)
+        return self.nodes_of(self.n_gpus)
+
+    def nodes_of(self, width: Array) -> Array:
+        """Return the nodes that so many ranks next to each other span."""
+        result: Array = np.ceil(width / self.node_gpus)
         return result
+
+    @property
+    def shared_width(self) -> Array:
+        """Ranks that share a shared expert: all of tp, or under DeepEP each its own."""
+        return np.where(self.deepep, 1.0, self.tp)
 
     @property
     def on_vllm(self) -> NDArray[np.bool_]:

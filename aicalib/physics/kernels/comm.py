@@ -21,6 +21,10 @@ surface of eight H100s gives for a small one makes 25 us. nccl-tests on two node
 measured 27.4 us (NVIDIA/nccl#1017); on two of eight H20s, by another algorithm, 46 us (NVIDIA/nccl#1244).
 """
 
+TIMED_NETWORK_BYTES_S = 50e9
+"""Rate of one GPU between the nodes on which DeepEP was timed, in bytes a second: that of H100 and H200 in the systems
+files of aiconfigurator-core 0.12.0, one ConnectX-7 each."""
+
 DISPATCH_BYTES = 1.0
 """DeepEP sends a token's hidden state to its experts in FP8."""
 
@@ -143,3 +147,21 @@ COMBINE = Kind(
     ideal_s=_combine_ideal_s,
 )
 """What the experts made of a rank's tokens, back to it; axes without the experts, variants as of `DISPATCH`."""
+
+
+def _slower_network_ideal_s(shape: Shape, machine: Machine) -> Array:
+    """Return bytes (1 / rate - 1 / timed rate) where the network is slower than the timed one, else nothing."""
+    slower = 1.0 / machine.link_bytes_s - 1.0 / TIMED_NETWORK_BYTES_S
+    result: Array = shape["bytes"] * np.maximum(slower, 0.0)
+    return result
+
+
+SLOWER_NETWORK = Kind(
+    name="slower_network",
+    sizes=("bytes",),
+    axes=(),
+    coordinates=_no_coordinates,
+    ideal_s=_slower_network_ideal_s,
+)
+"""What DeepEP between nodes takes longer over a network slower than the one it was timed on; that a faster one helps is
+not known."""

@@ -46,8 +46,8 @@ class Sought:
         Rate at which one GPU sends to another node. Without it no cache is sent between nodes, and an instance lies
         inside one.
     only : mapping of str to tuple
-        Option (a field of `FIELDS`, "tp", "pp", "dp", "ep", "concurrency" or one of `SETTINGS`) -> the values to try in
-        place of all.
+        Option (a field of `FIELDS`, "tp", "pp", "dp", "ep", "moe_a2a_backend", "concurrency" or one of `SETTINGS`) ->
+        the values to try in place of all.
     separate : bool
         Also try prefill on instances of its own.
     """
@@ -79,7 +79,8 @@ class Pools(NamedTuple):
 class Layout(NamedTuple):
     """How a replica lies on GPUs: widths of one (decode) instance, and the pools where prefill has its own.
 
-    `network_gbit_s` is the rate between the nodes of an instance over several; pools say theirs.
+    `network_gbit_s` is the rate between the nodes of an instance over several; pools say theirs. `deepep` tells whether
+    experts exchange their tokens by DeepEP.
     """
 
     tp: int
@@ -88,6 +89,7 @@ class Layout(NamedTuple):
     ep: int = 1
     pools: Pools | None = None
     network_gbit_s: float | None = None
+    deepep: bool = False
 
     @property
     def n_gpus(self) -> int:
@@ -104,13 +106,15 @@ class Layout(NamedTuple):
         pools: dict[str, Any] = {} if self.pools is None else self.pools._asdict()
         if self.network_gbit_s is not None:
             pools["network_gbit_s"] = self.network_gbit_s
+        if self.deepep:
+            pools["moe_a2a_backend"] = "deepep"
         return {
             name: value for name, value in (widths | pools).items() if value != 1 or name in ("tp", *pools)
         }
 
     def stage(self, spreads: bool) -> tuple[int, int]:
         """Return when it is tried, and how many widths beside tp are not 1; `spreads`: a model with experts or MLA."""
-        changed = [self.pp > 1, self.pools is not None]
+        changed = [self.pp > 1, self.pools is not None, self.deepep]
         spread = [self.dp > 1, self.ep > 1]
         return 2 * any(changed if spreads else [*changed, *spread]), sum(changed) + sum(spread)
 
@@ -209,6 +213,8 @@ class Start(NamedTuple):
             first = {name: getattr(pools, f"prefill_{name}") for name in ("tp", "dp", "ep")}
             layout = f"decode {pools.decode_instances} x ({layout})"
             layout = f"prefill {pools.prefill_instances} x ({_widths(first)}), {layout}"
+        if self.layout.deepep:
+            layout += ", deepep"
         front = f"{kind.engine} on {kind.gpu}: " if named else ""
         return front + ", ".join([*(formats or ["formats as published"]), layout, *setting])
 

@@ -46,7 +46,7 @@ def offer_of(
     names = {"model": sought.model, "gpu": gpu, "engine": engine, "engine_version": formats.engine_version}
     base = request_of(names | (formats.found[0].options if formats.found else {}))
     settings = _settings(sought, base)
-    layouts = _layouts(sought, gpu)
+    layouts = _layouts(sought, gpu, engine)
     kept_settings, without = _starting(base, settings)
     kept_layouts, wrong = _starting(base, layouts)
     valid, impossible = _possible(sought, formats, kept_layouts)
@@ -81,7 +81,10 @@ def _possible(
         return [], Counter()
     who = identify(sought.model, formats.gpu, None, None, None, None, formats.engine, formats.engine_version)
     one = np.ones(len(layouts))
-    columns = layout_columns(layouts) | {"isl": sought.isl * one, "osl": sought.osl * one, "concurrency": one}
+    columns: dict[str, Any] = {
+        **layout_columns(layouts), "isl": sought.isl * one, "osl": sought.osl * one, "concurrency": one,
+        "moe_a2a_backend": ["deepep" if each.deepep else "none" for each in layouts],
+    }  # fmt: skip
     errors = resolve_known([who], np.zeros(one.size, dtype=np.intp), columns).refused
     kept = [layout for at, layout in enumerate(layouts) if at not in errors]
     return kept, Counter(str(error) for error in errors.values())
@@ -101,7 +104,23 @@ def _settings(sought: Sought, base: Request) -> list[Setting]:
     return [Setting(*values) for values in product(*tried)]
 
 
-def _layouts(sought: Sought, gpu: str) -> list[Layout]:
+def _layouts(sought: Sought, gpu: str, engine: str) -> list[Layout]:
+    """Return all ways to lay a replica on at most so many GPUs: those of `_plain_layouts`, and with DeepEP.
+
+    Of SGLang, where experts are split over all ranks of each instance.
+    """
+    tried = sought.only.get("moe_a2a_backend", ("none", "deepep" if engine == "sglang" else "none"))
+    found = _plain_layouts(sought, gpu)
+    whole = [
+        each._replace(deepep=True)
+        for each in found
+        if each.ep == each.tp > 1
+        and (each.pools is None or each.pools.prefill_ep == each.pools.prefill_tp > 1)
+    ]
+    return [*(found if "none" in tried else []), *(whole if "deepep" in tried else [])]
+
+
+def _plain_layouts(sought: Sought, gpu: str) -> list[Layout]:
     """Return all ways to lay a replica on at most so many GPUs, in rising size: over nodes where a rate is given."""
     accelerator, arch = get_accelerator(gpu), get_architecture(sought.model)
     network = sought.network_gbit_s

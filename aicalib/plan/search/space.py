@@ -113,6 +113,12 @@ class Space:
         first = np.cumsum([0, *map(len, sizes[:-1])])
         return np.concatenate(sizes)[first[self.places[:, 0]] + self.places[:, 2]]
 
+    def _exchanged(self) -> Codes:
+        """Return 1 for each start whose experts exchange by DeepEP, else 0, shape (n,)."""
+        by_offer = [[layout.deepep for layout in offer.layouts] for offer in self.offers]
+        first = np.cumsum([0, *map(len, by_offer[:-1])])
+        return np.concatenate(by_offer)[first[self.places[:, 0]] + self.places[:, 2]].astype(np.intp)
+
     def resolve(self) -> Batch:
         """Resolve all starts, with one request in flight."""
         sought, n = self.sought, self.stage.size
@@ -129,6 +135,9 @@ class Space:
                 options[name][here] = values[layout]
             for name, values in setting_columns(of.settings).items():
                 options[name][here] = values[setting]
+        exchanged = self._exchanged()
+        if exchanged.any():
+            options["moe_a2a_backend"] = np.array(["none", "deepep"])[exchanged].tolist()
         if np.isnan(options["prefill_tp"]).all():
             unread = {*Pools._fields} - {"network_gbit_s"}
             options = {name: values for name, values in options.items() if name not in unread}
@@ -224,7 +233,7 @@ def _check(sought: Sought) -> None:
             raise InvalidValue(f"no {what} was named")
         if len(set(names)) < len(names):
             raise InvalidValue(f"{what} '{','.join(names)}' names one twice")
-    known = {*FIELDS, *WIDTHS, "concurrency", *SETTINGS}
+    known = {*FIELDS, *WIDTHS, "moe_a2a_backend", "concurrency", *SETTINGS}
     for name, values in sought.only.items():
         if name not in known or not values:
             raise InvalidValue(f"{name}: no values to try", sorted(known))
