@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -172,9 +173,14 @@ class Offer:
     settings: tuple[Setting, ...]
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """How many formats, layouts and settings it has."""
+        return len(self.formats.found), len(self.layouts), len(self.settings)
+
+    @property
     def size(self) -> int:
         """How many starts it has."""
-        return len(self.formats.found) * len(self.layouts) * len(self.settings)
+        return prod(self.shape)
 
 
 class Start(NamedTuple):

@@ -197,12 +197,8 @@ def lay_out(sought: Sought, profile: Profile, limit: int | None = None) -> Space
             f"{total} starts are more than the {MOST_STARTS} that are laid out; say some of what to try",
             ["gemm fp8", "tp 8", "no-separate"],
         )
-    places, stage, changes = (
-        np.concatenate(each) for each in zip(*map(_order, offers, range(len(offers))), strict=True)
-    )
-    # Of equal importance, the kinds of GPU and engine take turns.
-    within = np.concatenate([np.arange(each.size) for each in offers])
-    order = np.lexsort((places[:, 0], within, stage, changes))
+    stage, changes = (np.concatenate(each) for each in zip(*map(_order, offers), strict=True))
+    order = _sorted(changes.astype(np.int16) * len(STAGES) + stage, [each.size for each in offers])
     sizes = tuple(len(concurrency) * int(each) for each in np.bincount(stage, minlength=len(STAGES)))
     if limit is not None:
         order = order[: max(limit // len(concurrency), 1)]
@@ -213,7 +209,26 @@ def lay_out(sought: Sought, profile: Profile, limit: int | None = None) -> Space
             "some of what to try",
             ["limit 1000000", "gemm fp8", "tp 8"],
         )
-    return Space(sought, tuple(offers), concurrency, places[order], stage[order], sizes, refused)
+    return Space(sought, tuple(offers), concurrency, _places(offers, order), stage[order], sizes, refused)
+
+
+def _sorted(importance: NDArray[np.int16], sizes: list[int]) -> Codes:
+    """Return the starts of offers of some sizes, the most important first; of equal importance offers take turns."""
+    if len(sizes) == 1:
+        return np.argsort(importance, kind="stable")
+    within = np.concatenate([np.arange(each) for each in sizes])
+    return np.lexsort((np.repeat(np.arange(len(sizes)), sizes), within, importance))
+
+
+def _places(offers: list[Offer], starts: Codes) -> NDArray[np.int32]:
+    """Return of each start its offer, and in that its format, layout and setting, shape (n, 4)."""
+    first = np.cumsum([0, *(each.size for each in offers)])
+    found = np.empty((starts.size, 4), dtype=np.int32)
+    found[:, 0] = np.searchsorted(first, starts, side="right") - 1
+    for number, offer in enumerate(offers):
+        here = found[:, 0] == number
+        found[here, 1:] = np.stack(np.unravel_index(starts[here] - first[number], offer.shape), axis=1)
+    return found
 
 
 def _check(sought: Sought) -> None:
@@ -242,8 +257,8 @@ def _check(sought: Sought) -> None:
             raise InvalidValue(f"concurrency {each:g} is not a positive whole number")
 
 
-def _order(offer: Offer, number: int) -> tuple[NDArray[np.int32], NDArray[np.int8], NDArray[np.int8]]:
-    """Return the starts of an offer: their places, when each is tried, and how many choices are not the usual ones."""
+def _order(offer: Offer) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """Return when each start of an offer is tried, and how many of its choices are not the usual ones."""
     arch = get_architecture(offer.formats.model)
     spreads = bool(arch.moe_layers or arch.mla_layers)
     of_formats = []
@@ -256,6 +271,4 @@ def _order(offer: Offer, number: int) -> tuple[NDArray[np.int32], NDArray[np.int
     first, second, third = columns
     stage = np.maximum(first[:, None, None, 0], np.maximum(second[None, :, None, 0], third[None, None, :, 0]))
     changes = first[:, None, None, 1] + second[None, :, None, 1] + third[None, None, :, 1]
-    grid = np.indices(stage.shape, dtype=np.int32).reshape(3, -1)
-    places = np.vstack([np.full(grid.shape[1], number, dtype=np.int32), grid]).T
-    return places, stage.ravel(), changes.ravel()
+    return stage.ravel(), changes.ravel()
