@@ -55,8 +55,9 @@ def refused(identity: Identity, tp: int, ep: int, nodes: int) -> RequestError | 
     except NotCovered:
         origin = "datasheet"
     if origin == "datasheet":
+        over = f" over {nodes} nodes" if nodes > 1 else ""
         return NotCovered(
-            f"moe_a2a_backend deepep over {nodes} nodes of {gpu.name}: it was not timed on any such", WITHOUT
+            f"moe_a2a_backend deepep on {gpu.name}{over}: it was timed on no such GPU{over}", WITHOUT
         )
     return None
 

@@ -17,6 +17,7 @@ from aicalib.errors import NotCovered, Refusal
 from aicalib.physics.calls import seconds
 from aicalib.physics.kernels import comm
 from aicalib.physics.links import hidden_state_calls, logits_calls
+from aicalib.physics.steps import exchange_calls
 from aicalib.plan.search.best import search
 from aicalib.plan.search.space import Sought
 from aicalib.prediction import METRICS, predict_batch
@@ -259,3 +260,113 @@ def test_a_search_lays_instances_over_nodes_where_the_rate_is_known():
     other = next(each for each in without.at_once if each.start.layout[:2] == (8, 1))
     assert narrow.nodes == 1
     assert narrow.figures == other.figures
+
+
+# DeepEP
+
+EXCHANGED = {"dp": 16, "ep": 16, "tp": 16, "moe_a2a_backend": "deepep", "network_gbit_s": 400}
+
+
+def test_experts_exchange_by_deepep_within_a_node_and_over_several():
+    batch = asked(
+        tp=[8, 8, 16], dp=[1, 8, 16], moe_a2a_backend="deepep", network_gbit_s=400, mem_fraction=0.85
+    )
+    found, values = figures(batch)
+    assert found.fits.all()
+    assert all(np.isfinite(each).all() for each in values.values())
+    assert found.origin == ["extrapolated"] * 3
+    assert batch.system.ep[batch.at].tolist() == [8.0, 8.0, 16.0]  # SGLang takes all of tp by itself
+    deployment = batch.deployment(2).as_dict()
+    assert (deployment["moe_a2a_backend"], deployment["ep"]) == ("deepep", 16)
+    assert "moe_a2a_backend" not in asked(tp=8).deployment(0).as_dict()
+
+
+def test_one_batch_holds_both_ways_of_tokens_to_their_experts():
+    both = asked(tp=16, dp=16, ep=16, network_gbit_s=400, moe_a2a_backend=["none", "deepep"])
+    apart = [
+        asked(tp=16, dp=16, ep=16, network_gbit_s=400, moe_a2a_backend=each) for each in ("none", "deepep")
+    ]
+    together = figures(both)[1]["e2e_ms"]
+    np.testing.assert_array_equal(together, np.concatenate([figures(each)[1]["e2e_ms"] for each in apart]))
+    assert together[0] != together[1]
+
+
+def test_only_dense_layers_gather_what_deepep_does_not_send():
+    batch = asked(**EXCHANGED)
+    arch = batch.system.arch
+    tokens = np.array([2048.0])
+    for graph in (True, False):
+        called = {
+            call.name: float(call.count[0]) for call in exchange_calls(batch.system, tokens, graph=graph)
+        }
+        assert called["all-gather and reduce-scatter"] == 2.0 * arch.dense_layers[0]
+        assert called["dispatch"] == called["combine"] == arch.moe_layers[0]
+
+
+def test_shared_experts_lie_whole_on_every_rank():
+    plain, exchanged = (
+        figures(asked(**EXCHANGED | {"moe_a2a_backend": each}))[0].memory.weights_bytes[0]
+        for each in ("none", "deepep")
+    )
+    shared_bytes = 58 * 3 * 7168 * 2048.0
+    assert exchanged - plain == pytest.approx(15 / 16 * shared_bytes, rel=0.1)
+
+
+@pytest.mark.parametrize(("name", "microseconds"), [("dispatch", 118.0), ("combine", 195.0)])
+def test_its_kernels_agree_with_its_authors(name, microseconds):
+    """Low-latency kernels with 128 tokens a rank, 7168 wide, top 8, 16 ranks (README of deepseek-ai/DeepEP, H800)."""
+    batch = asked(**EXCHANGED)
+    calls = {call.name: call for call in exchange_calls(batch.system, np.array([128.0 * 16]), graph=True)}
+    one = (seconds(calls[name]) / calls[name].count)[0]
+    assert one == pytest.approx(1e-6 * microseconds, rel=0.2)
+
+
+@given(
+    rate=st.floats(5.0, 400.0), factor=st.floats(1.0, 50.0), tokens=st.floats(1.0, 1e5), graph=st.booleans()
+)
+@settings(max_examples=25, deadline=None)
+def test_a_slower_network_slows_it_and_a_faster_one_is_not_known_to_help(rate, factor, tokens, graph):
+    batch = asked(**EXCHANGED | {"network_gbit_s": [rate, rate * factor, 400.0]})
+
+    def sent_s(system):
+        calls = exchange_calls(system, np.array([tokens]), graph=graph)
+        return sum(seconds(call) for call in calls if call.name.startswith(("dispatch", "combine")))
+
+    slow, fast, timed = sent_s(batch.system)[batch.at]
+    assert slow >= fast / ROUNDING
+    assert fast >= timed / ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"engine": "vllm"}, "SGLang's alone"),
+        ({"model": "llama-70b", "ep": 1, "tp": 8, "dp": 8}, "dense model"),
+        ({"ep": 8}, "splits experts over all of tp 16; ep is 8"),
+        ({"tp": 1, "dp": 1, "ep": 1}, "over all of tp 1"),
+        ({"moe": "int4_wo"}, "timed in fp8_block alone"),
+        ({"gpu": "b200"}, "timed on no such GPU over 2 nodes"),
+        ({"tp": 24, "dp": 24, "ep": 1}, "does not divide"),
+        ({"moe_a2a_backend": "mooncake"}, "'mooncake' is not predicted"),
+        ({"network_gbit_s": None}, "give network_gbit_s"),
+    ],
+)
+def test_what_was_not_timed_behind_it_is_refused(options, words):
+    error = asked(**EXCHANGED | options).refused[0]
+    assert words in str(error)
+
+
+def test_a_search_tries_it_and_its_line_says_so():
+    found = search(sought(400.0, tp=(16,), pp=(1,), dp=(16,), ep=(16,)), top=100)
+    by = {choice.start.layout.deepep: choice for choice in found.at_once}
+    assert set(by) == {True, False}
+    assert " ".join(by[True].launch.argv).count("--moe-a2a-backend deepep") == 1
+    assert by[True].deployment["moe_a2a_backend"] == "deepep"
+    assert by[True].start.words(named=False).endswith("deepep")
+    alone = search(sought(400.0, tp=(16,), pp=(1,), dp=(16,), ep=(16,), moe_a2a_backend=("deepep",)), top=100)
+    assert [choice.start.layout.deepep for choice in alone.at_once] == [True]
+
+
+def test_its_launch_line_is_read_back():
+    read = read_launch(lines(**EXCHANGED)[0].argv).options
+    assert (read["moe_a2a_backend"], read["tp"], read["dp"], read["ep"]) == ("deepep", 16, 16, 16)

@@ -51,7 +51,7 @@ STAGES: Final = ("formats and widths", "attention, experts, memory", "the rest")
 """What each stage varies."""
 
 MOST_STARTS: Final = 20_000_000
-"""Starts beyond which a space is not laid out: their order alone takes a gigabyte."""
+"""Starts beyond which a space is not laid out: their order alone takes hundreds of megabytes."""
 
 MOST_CONFIGURATIONS: Final = 10_000_000
 """Configurations whose figures are held at a time: about a gigabyte."""
