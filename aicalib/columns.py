@@ -28,14 +28,20 @@ NUMBER_COLUMNS = (
 )  # fmt: skip
 """Columns of numbers; NaN or None where not given."""
 
-FLAG_COLUMNS = ("lockstep", "warmed_up", "enable_mixed_chunk", "moe_a2a_backend")
-"""Columns of yes or no; the all-to-all of experts is DeepEP or none."""
+FLAG_COLUMNS = ("lockstep", "warmed_up", "enable_mixed_chunk")
+"""Columns of yes or no."""
+
+A2A_BACKENDS = {"none": False, "auto": False, "allgather_reducescatter": False, "deepep": True}
+"""Values of `moe_a2a_backend` that are predicted, and whether tokens reach their experts by DeepEP: else collectives
+over the hidden states of all ranks take them there."""
 
 RARE_NUMBERS = ("request_rate", "prefix_hit", *DRAFT_NUMBERS, *POOL_NUMBERS)
 """Columns of numbers that most tables lack; NaN or None where not given."""
 
-A2A_BACKENDS = ("none", "deepep")
-"""All-to-alls of experts that are predicted: collectives over the hidden states of all, or DeepEP."""
+COLUMNS = frozenset(
+    {*NAME_COLUMNS, *NUMBER_COLUMNS, *FLAG_COLUMNS, *RARE_NUMBERS, *DRAFT_NAMES, "moe_a2a_backend", "load"}
+)
+"""All columns."""
 
 YES_OR_NO = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False,
              "0.0": False}  # fmt: skip
@@ -78,10 +84,14 @@ def check_options(options: Mapping[str, Any]) -> None:
     ------
     UnknownName
     """
-    known = {*NAME_COLUMNS, *NUMBER_COLUMNS, *FLAG_COLUMNS, *RARE_NUMBERS, *DRAFT_NAMES, "load"}
     for name in options:
-        if name not in known:
-            raise UnknownName("option", name, known)
+        if name not in COLUMNS:
+            raise UnknownName("option", name, COLUMNS)
+
+
+def is_read(name: str, value: Any) -> bool:
+    """Tell whether an option that an engine is started with is one that the prediction reads, with that value."""
+    return name in COLUMNS and (name != "moe_a2a_backend" or str(value).lower() in A2A_BACKENDS)
 
 
 def distinct(values: Any, default: Any) -> tuple[Codes, list[Any]]:
@@ -168,17 +178,17 @@ def _yes(name: str) -> Callable[[str], bool]:
 def _is_deepep(word: str) -> bool:
     if word.lower() not in A2A_BACKENDS:
         raise NotCovered(
-            f"moe_a2a_backend '{word}' is not predicted", [f"moe_a2a_backend {name}" for name in A2A_BACKENDS]
+            f"moe_a2a_backend '{word}' is not predicted", ["moe_a2a_backend none", "moe_a2a_backend deepep"]
         )
-    return word.lower() == "deepep"
+    return A2A_BACKENDS[word.lower()]
 
 
 def flag_columns(
     options: Mapping[str, Any], n: int, refused: dict[int, RequestError]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Return the columns of yes or no of n rows, defaults filled in."""
-    meanings = {"moe_a2a_backend": _is_deepep}
-    return {name: _choice(options, name, n, meanings.get(name, _yes(name)), refused) for name in FLAG_COLUMNS}
+    """Return the columns of yes or no of n rows, defaults filled in; "deepep" tells who exchanges by DeepEP."""
+    found = {name: _choice(options, name, n, _yes(name), refused) for name in FLAG_COLUMNS}
+    return found | {"deepep": _choice(options, "moe_a2a_backend", n, _is_deepep, refused)}
 
 
 def load_column(

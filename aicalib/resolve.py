@@ -159,8 +159,8 @@ def _resolve_numbers(options: Mapping[str, Any], names: Names, memory_only: bool
         refused.setdefault(int(rows[place]), error)
 
     prompts = fill_prompts(numbers["num_prompts"], numbers["concurrency"], kinds, refuse)
-    if flags["moe_a2a_backend"].any():
-        numbers["deepep"] = flags["moe_a2a_backend"][rows].astype(float)
+    if flags["deepep"].any():
+        numbers["deepep"] = flags["deepep"][rows].astype(float)
     numbers["num_prompts"] = np.where(np.isinf(prompts), 1.0, prompts)
     if np.isnan(numbers["tp"]).any():
         numbers["tp"] = np.where(np.isnan(numbers["tp"]), smallest_tp(names, codes, numbers), numbers["tp"])
