@@ -254,6 +254,7 @@ def test_a_search_lays_instances_over_nodes_where_the_rate_is_known():
     assert any("no published run" in note for note in with_rate.notes)
     wide = next(each for each in with_rate.at_once if each.start.layout[:2] == (16, 1))
     assert (wide.replicas, wide.origin, wide.nodes) == (1, "extrapolated", 2)
+    assert "over 2 nodes" in wide.start.words()
     assert "--nnodes" in wide.launch.argv
     assert "node-1.sh" in wide.as_dict()["files"]
     narrow = next(each for each in with_rate.at_once if each.start.layout[:2] == (8, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import ceil, prod
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from aicalib.engines.request import Request, request_of
 from aicalib.features import FITTED_ACCEPTANCE
+from aicalib.hardware import get_accelerator
 from aicalib.plan.search.formats import FIELDS, Format, Formats
 
 Array = NDArray[np.float64]
@@ -215,6 +216,9 @@ class Start(NamedTuple):
         ]
         widths = {name: getattr(self.layout, name) for name in WIDTHS}
         layout = _widths(widths)
+        if self.layout.network_gbit_s is not None:
+            together = get_accelerator(kind.gpu).gpus_together
+            layout += f" over {ceil(self.layout.tp * self.layout.pp / together)} nodes"
         if pools is not None:
             first = {name: getattr(pools, f"prefill_{name}") for name in ("tp", "dp", "ep")}
             layout = f"decode {pools.decode_instances} x ({layout})"
