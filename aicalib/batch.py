@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aicalib.deployment import Deployment, Identity, Workload
 from aicalib.errors import RequestError
-from aicalib.features import Features
+from aicalib.features import GIGABIT, Features
 from aicalib.physics.system import Settings, System
 from aicalib.serving.load import CLOSED, LOADS, OPEN, STATIC, Load
 
@@ -99,6 +99,8 @@ class Batch:
             mixed_chunk=self.features.mixed_chunk is not None and bool(self.features.mixed_chunk[index]),
             drafter=self.features.drafter(index),
             disaggregation=self.features.disaggregation(index),
+            deepep=bool(s.deepep[at]),
+            network_gbit_s=float(s.network_bytes_s[at] / GIGABIT) if s.nodes[at] > 1.0 else None,
         )
 
     def workload(self, index: int) -> Workload:

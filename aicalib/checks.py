@@ -106,6 +106,15 @@ def wrong_numbers(
         hit = numbers["prefix_hit"]
         for place in np.flatnonzero(~((hit >= 0.0) & (hit <= 1.0))):
             yield int(place), InvalidValue(f"prefix_hit {hit[place]:g} is not a share between 0 and 1")
+    if "network_gbit_s" in numbers:
+        rate = numbers["network_gbit_s"]
+        for place in np.flatnonzero(rate <= 0.0):
+            yield (
+                int(place),
+                InvalidValue(
+                    f"network_gbit_s {rate[place]:g} is not a positive rate", ["network_gbit_s 400"]
+                ),
+            )
     fraction = numbers["mem_fraction"]
     for place in np.flatnonzero((fraction <= 0.0) | (fraction > 1.0)):
         yield int(place), InvalidValue(f"mem_fraction {fraction[place]:g} is not between 0 and 1")
@@ -116,7 +125,7 @@ def wrong_widths(
     together: Array,
     widths: Widths,
     identities: list[Identity],
-    memory_only: bool = False,
+    networked: NDArray[np.bool_],
 ) -> Iterator[tuple[int, RequestError]]:
     """Yield the deployments whose parallel widths cannot be, each with the reason.
 
@@ -125,13 +134,13 @@ def wrong_widths(
     arch : ArchitectureArrays
         Of d deployments.
     together : ndarray, shape (d,)
-        GPUs that a link joins.
+        GPUs of a node, or of a link domain where that is larger.
     widths : Widths
         Of the d deployments.
     identities : list of Identity
         One a deployment, for their names.
-    memory_only : bool
-        Memory alone is asked for, which pipeline stages and several nodes do not stand in the way of.
+    networked : ndarray of bool, shape (d,)
+        Whether an instance may span several nodes: the network's rate is known, or memory alone is asked for.
     """  # fmt: skip
     tp, dp, ep, pp = widths
     heads, experts = arch.heads, arch.num_experts
@@ -139,12 +148,14 @@ def wrong_widths(
     def model(at: int) -> str:
         return identities[at].architecture.name
 
-    def too_wide(at: int) -> RequestError:
+    def no_network(at: int) -> RequestError:
         gpu = identities[at].accelerator.name
+        asked = f"tp {tp[at]:g}" if pp[at] == 1 else f"tp {tp[at]:g} x pp {pp[at]:g}"
+        fitting = [f"tp {together[at]:g}"] if tp[at] > together[at] else [f"pp {together[at] // tp[at]:g}"]
         return NotCovered(
-            f"tp {tp[at]:g} spans more than the {together[at]:g} {gpu} of one node; several nodes are not "
-            "covered yet",
-            [f"tp {together[at]:g}"],
+            f"{asked} spans more than the {together[at]:g} {gpu} of one node; for several nodes give network_gbit_s, "
+            "the rate at which one GPU sends, for example 400 for one ConnectX-7 a GPU",
+            ["network_gbit_s 400", *fitting],
         )
 
     def heads_do_not_divide(at: int) -> RequestError:
@@ -153,18 +164,9 @@ def wrong_widths(
             [f"tp {width}" for width in WIDTHS if width % dp[at] == 0 and heads[at] % (width / dp[at]) == 0],
         )
 
-    def too_long(at: int) -> RequestError:
-        gpu = identities[at].accelerator.name
-        return NotCovered(
-            f"tp {tp[at]:g} x pp {pp[at]:g} spans more than the {together[at]:g} {gpu} of one node; several nodes are "
-            "not covered yet",
-            [f"pp {together[at] // tp[at]:g}"],
-        )
-
     with np.errstate(invalid="ignore", divide="ignore"):
         checks: list[tuple[NDArray[np.bool_], Callable[[int], RequestError]]] = [
-            ((tp > together) & (not memory_only), too_wide),
-            ((pp > 1) & (tp * pp > together) & (not memory_only), too_long),
+            ((tp * pp > together) & ~networked, no_network),
             (
                 pp > arch.num_layers,
                 lambda at: InvalidValue(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.errors import InvalidValue, RequestError, UnknownName
+from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName
 from aicalib.features import DRAFT_NAMES, DRAFT_NUMBERS, POOL_NUMBERS
 from aicalib.loads import load_code, load_kinds
 
@@ -34,8 +34,17 @@ NUMBER_COLUMNS = (
 FLAG_COLUMNS = ("lockstep", "warmed_up", "enable_mixed_chunk")
 """Columns of yes or no."""
 
+A2A_BACKENDS = {"none": False, "auto": False, "allgather_reducescatter": False, "deepep": True}
+"""Values of `moe_a2a_backend` that are predicted, and whether tokens reach their experts by DeepEP: else collectives
+over the hidden states of all ranks take them there."""
+
 RARE_NUMBERS = ("request_rate", "prefix_hit", *DRAFT_NUMBERS, *POOL_NUMBERS)
 """Columns of numbers that most tables lack; NaN or None where not given."""
+
+COLUMNS = frozenset(
+    {*NAME_COLUMNS, *NUMBER_COLUMNS, *FLAG_COLUMNS, *RARE_NUMBERS, *DRAFT_NAMES, "moe_a2a_backend", "load"}
+)
+"""All columns."""
 
 YES_OR_NO = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False,
              "0.0": False}  # fmt: skip
@@ -54,6 +63,7 @@ DEFAULTS: Mapping[str, Any] = {
     "lockstep": False,
     "warmed_up": True,
     "enable_mixed_chunk": False,
+    "moe_a2a_backend": "none",
 }
 """What `predict` takes where an option is missing. tp is then the smallest that fits."""
 
@@ -77,10 +87,14 @@ def check_options(options: Mapping[str, Any]) -> None:
     ------
     UnknownName
     """
-    known = {*NAME_COLUMNS, *NUMBER_COLUMNS, *FLAG_COLUMNS, *RARE_NUMBERS, *DRAFT_NAMES, "load"}
     for name in options:
-        if name not in known:
-            raise UnknownName("option", name, known)
+        if name not in COLUMNS:
+            raise UnknownName("option", name, COLUMNS)
+
+
+def is_read(name: str, value: Any) -> bool:
+    """Tell whether an option that an engine is started with is one that the prediction reads, with that value."""
+    return name in COLUMNS and (name != "moe_a2a_backend" or str(value).lower() in A2A_BACKENDS)
 
 
 def distinct(values: Any, default: Any) -> tuple[Codes, list[Any]]:
@@ -164,11 +178,20 @@ def _yes(name: str) -> Callable[[str], bool]:
     return meaning
 
 
+def _is_deepep(word: str) -> bool:
+    if word.lower() not in A2A_BACKENDS:
+        raise NotCovered(
+            f"moe_a2a_backend '{word}' is not predicted", ["moe_a2a_backend none", "moe_a2a_backend deepep"]
+        )
+    return A2A_BACKENDS[word.lower()]
+
+
 def flag_columns(
     options: Mapping[str, Any], n: int, refused: dict[int, RequestError]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Return the columns of yes or no of n rows, defaults filled in."""
-    return {name: _choice(options, name, n, _yes(name), refused) for name in FLAG_COLUMNS}
+    """Return the columns of yes or no of n rows, defaults filled in; "deepep" tells who exchanges by DeepEP."""
+    found = {name: _choice(options, name, n, _yes(name), refused) for name in FLAG_COLUMNS}
+    return found | {"deepep": _choice(options, "moe_a2a_backend", n, _is_deepep, refused)}
 
 
 def load_column(

@@ -150,6 +150,10 @@ class Deployment:
         Speculative decoding.
     disaggregation : Disaggregation, optional
         Prefill on instances of its own.
+    network_gbit_s : float, optional
+        Rate at which one GPU sends to another node, of an instance over several nodes.
+    deepep : bool
+        SGLang: experts exchange their tokens by DeepEP.
     """
 
     identity: Identity
@@ -165,6 +169,8 @@ class Deployment:
     mixed_chunk: bool = False
     drafter: Drafter | None = None
     disaggregation: Disaggregation | None = None
+    network_gbit_s: float | None = None
+    deepep: bool = False
 
     @property
     def n_gpus(self) -> int:
@@ -174,14 +180,36 @@ class Deployment:
             return one
         return pools.decode_instances * one + pools.prefill_instances * pools.prefill_tp
 
+    @property
+    def nodes(self) -> int:
+        """Nodes, or link domains where these are larger, that one (decode) instance spans."""
+        return -(-self.tp * self.pp // self.identity.accelerator.gpus_together)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was filled in and why, and what no run stands behind."""
+        if self.network_gbit_s is None:
+            return self.identity.notes
+        return (
+            *self.identity.notes,
+            f"one instance over {self.nodes} nodes: no published run has that; between nodes the bound of the "
+            f"network at {self.network_gbit_s:g} Gbit/s a GPU stands",
+        )
+
     def options(self) -> dict[str, object]:
         """Return the options that differ from a plain engine's."""
         mixed: dict[str, object] = {"enable_mixed_chunk": True} if self.mixed_chunk else {}
         drafter = self.drafter.as_dict() if self.drafter else {}
+        network: dict[str, object] = (
+            {} if self.network_gbit_s is None else {"network_gbit_s": self.network_gbit_s}
+        )
+        exchange: dict[str, object] = {"moe_a2a_backend": "deepep"} if self.deepep else {}
         return (
             self.identity.backends.options()
             | mixed
             | drafter
+            | network
+            | exchange
             | (dict(self.disaggregation.__dict__) if self.disaggregation else {})
         )
 
@@ -212,7 +240,7 @@ class Deployment:
             "cuda_graph_max_bs": self.graph_max_batch,
             "scheduler_recv_interval": self.poll_interval,
             **self.options(),
-            "notes": list(who.notes),
+            "notes": list(self.notes),
         }
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from aicalib.checks import Widths, wrong_widths
 from aicalib.deployment import Disaggregation, Drafter, Identity
 from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName, fold
-from aicalib.identify import gpus_together, identify
+from aicalib.identify import identify
 from aicalib.physics.system import System
 from aicalib.serving.load import BURST, STATIC, Load
 from aicalib.serving.speculation import METHODS
@@ -278,6 +278,7 @@ def _drafting(asked: Asked, build: Build, refuse: Refuse) -> Drafting | None:
         chosen = {name: values[places] for name, values in asked.numbers.items()}
         # A draft model is split as the model's dense parts are: over all ranks, with no experts of its own.
         chosen |= {"dp": np.ones(places.size), "ep": np.ones(places.size), "pp": np.ones(places.size)}
+        chosen |= {"deepep": np.zeros(places.size)}
         found, widths = build(identities, np.array(own_code, dtype=np.intp), chosen)
         _refuse_widths(found, widths, places, refuse, np.full(found.who.size, np.inf))
         part = found.spread(places, n)
@@ -307,7 +308,8 @@ def _draft_identity(who: Identity, model: str, gemm: str | None) -> Identity:
 
 def _refuse_widths(part: Part, widths: Widths, places: Codes, refuse: Refuse, together: Array) -> None:
     named = [part.identities[code] for code in part.who]
-    for number, error in wrong_widths(part.system.arch, together, widths, named):
+    networked = ~np.isnan(part.system.network_bytes_s)
+    for number, error in wrong_widths(part.system.arch, together, widths, named, networked):
         for place in np.flatnonzero(part.at == number):
             refuse(int(places[place]), error)
 
@@ -323,14 +325,6 @@ def _wrong_pools(numbers: dict[str, Array], kind: Codes) -> list[tuple[Yes, Call
                 f"{name} {values[at]:g} is not a positive whole number"))
         )  # fmt: skip
     rate = numbers["network_gbit_s"]
-    found.append(
-        (
-            rate <= 0.0,
-            lambda at: InvalidValue(
-                f"network_gbit_s {rate[at]:g} is not a positive rate", ["network_gbit_s 400"]
-            ),
-        )
-    )
     found.append(
         (
             np.isnan(rate),
@@ -356,13 +350,6 @@ def _wrong_pools(numbers: dict[str, Array], kind: Codes) -> list[tuple[Yes, Call
 def _separation(asked: Asked, build: Build, refuse: Refuse) -> Separation | None:
     numbers = {name: asked.numbers[name] for name in POOL_NUMBERS}
     separate = ~np.all([np.isnan(numbers[name]) for name in POOL_NUMBERS[:-1]], axis=0)
-    for at in np.flatnonzero(~separate & ~np.isnan(numbers["network_gbit_s"])):
-        refuse(
-            int(at),
-            InvalidValue(
-                "network_gbit_s belongs to prefill on instances of its own; say which", ["prefill_tp 8"]
-            ),
-        )
     if not separate.any():
         return None
     n, filled = separate.size, dict(numbers)
@@ -377,8 +364,7 @@ def _separation(asked: Asked, build: Build, refuse: Refuse) -> Separation | None
     chosen |= {name: np.nan_to_num(filled[f"prefill_{name}"][places], nan=1.0) for name in ("tp", "dp", "ep")}
     chosen["pp"] = np.ones(places.size)
     part, widths = build(asked.identities, asked.codes[places], chosen)
-    together = np.array([gpus_together(part.identities[code].accelerator) for code in part.who])
-    _refuse_widths(part, widths, places, refuse, together)
+    _refuse_widths(part, widths, places, refuse, part.system.node_gpus)
     return Separation(
         separate=separate,
         prefill_instances=filled["prefill_instances"],

@@ -43,8 +43,8 @@ from aicalib.quant import (
 )
 from aicalib.widened import attended_cache, widened_parts, widening_numbers
 
-WIDTHS = (1, 2, 4, 8)
-"""Tensor-parallel widths of one node."""
+WIDTHS = (1, 2, 4, 8, 16, 32, 64)
+"""Widths that are tried where none was asked for."""
 
 WINDOW_POOL_RATIO = 0.8
 """Tokens of SGLang's sliding-window pool over those of the full pool (`--swa-full-tokens-ratio`)."""
@@ -60,11 +60,6 @@ NARROWEST_TIMED_BITS = 8.0
 
 FP8_ATTENTION = ("9.0", "10.0", "10.3")
 """Compute capabilities whose default attention kernels (FA3, TRT-LLM) multiply in FP8 on an FP8 cache."""
-
-
-def gpus_together(accelerator: Accelerator) -> int:
-    """Return how many devices one instance spans at most: those of a node or a link domain, up to the widest tp."""
-    return min(max(accelerator.gpus_per_node, accelerator.link_gpus), WIDTHS[-1])
 
 
 def _sixteen_bit(accelerator: Accelerator) -> str:
@@ -302,7 +297,7 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         "engine": ENGINES.index(identity.engine),
         "engine_month": identity.engine_month,
         "version": defaults.version_number(identity.engine_version),
-        "gpus_together": gpus_together(gpu),
+        "gpus_together": gpu.gpus_together,
         **widening_numbers(identity),
     }
 

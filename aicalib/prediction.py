@@ -178,7 +178,8 @@ def _origins(batch: Batch, profile: Profile, levels: Levels | None) -> NDArray[n
 def _unfitted(batch: Batch) -> NDArray[np.bool_]:
     """Return which rows ask what no fit has seen: an open load or a burst, or more than one plain engine."""
     load, features = batch.load, batch.features
-    found = (load.kind == OPEN) | (load.kind == BURST) | (batch.system.pp > 1.0)[batch.at]
+    several = (batch.system.pp > 1.0) | (batch.system.nodes > 1.0) | batch.system.deepep
+    found = (load.kind == OPEN) | (load.kind == BURST) | several[batch.at]
     if load.prefix_hit is not None:
         found |= load.prefix_hit > 0.0
     if features.mixed_chunk is not None:

@@ -53,7 +53,9 @@ def _few(batch: Batch) -> tuple[tuple[Identity, ...], tuple[bytes, ...]] | None:
     system = batch.system
     if system.tp.size > FEW:
         return None
-    numbers = (system.tp, system.dp, system.ep, system.pp, system.engine_month)
+    numbers = (
+        system.tp, system.dp, system.ep, system.pp, system.engine_month, system.network_bytes_s, system.deepep,
+    )  # fmt: skip
     return tuple(batch.identities[code] for code in batch.who), tuple(each.tobytes() for each in numbers)
 
 

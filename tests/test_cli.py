@@ -144,6 +144,13 @@ def test_golden(aicalib: Command, name: str, arguments: str) -> None:
     assert answer.out == path.read_text()
 
 
+@pytest.mark.parametrize("shape", ["kubernetes", "compose"])
+def test_one_container_spans_no_nodes(aicalib: Command, shape: str) -> None:
+    answer = aicalib("launch", "--model", "deepseek-v3", "--gpu", "h200-sxm", "--tp", "16", "--format", shape)
+    assert answer.status == 2
+    assert "one container does not span the 2 nodes" in answer.err
+
+
 # predict
 
 

@@ -97,8 +97,8 @@ BELOW = {
 
 
 ABOVE = (
-    "deployment", "recent", "widened", "layer_kernels", "backends", "identify", "checks", "loads", "features",
-    "columns", "batch", "resolve", "served", "nearness", "prediction",
+    "deployment", "recent", "widened", "layer_kernels", "backends", "identify", "deepep", "checks", "loads", "features",
+    "columns", "batch", "names", "systems", "resolve", "served", "nearness", "prediction",
 )  # fmt: skip
 """Modules above the rooms; each may import those before it."""
 

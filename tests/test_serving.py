@@ -382,7 +382,7 @@ def test_a_drafter_takes_room_from_the_pool():
         ({"prefill_tp": 4}, "network_gbit_s"),
         ({"prefill_tp": 3, "network_gbit_s": 400}, "tp 3"),
         ({"prefill_tp": 4, "network_gbit_s": -1}, "network_gbit_s -1 is not a positive rate"),
-        ({"network_gbit_s": 400}, "belongs to prefill"),
+        ({"network_gbit_s": 0}, "network_gbit_s 0 is not a positive rate"),
         ({"prefill_instances": 0, "network_gbit_s": 400}, "positive whole"),
         ({"prefill_tp": 4, "network_gbit_s": 400, "load": "static_batch"}, "closed and open"),
         ({"request_rate": 0.0}, "positive number"),

@@ -35,6 +35,11 @@ COUNTS = {
 """Keys of a layout without which it cannot be asked, and what they are."""
 
 
+WIDEST = 8
+"""GPUs of an instance up to which runs are asked: collectives were timed on no more, and the share of memory of wider
+instances, which SGLang's own rule makes small, is not recorded."""
+
+
 def _number(layout: Mapping[str, Any], key: str) -> int:
     """Return a width of a layout, 1 where it is not told."""
     value = layout.get(key)
@@ -50,6 +55,13 @@ def wrong_layout(record: Mapping[str, Any]) -> RequestError | None:
             return InvalidValue(f"prefill on instances of its own: the {what} is not recorded")
     if _number(layout, "prefill_pp_size") > 1 or _number(layout, "decode_pp_size") > 1:
         return InvalidValue("prefill on instances of its own: pipeline stages are not covered")
+    for side in ("prefill", "decode"):
+        width = _widths(layout, side)["tp"]
+        if width > WIDEST:
+            return InvalidValue(
+                f"prefill on instances of its own: a {side} instance of {width} GPUs is wider than the {WIDEST} on "
+                "which collectives were timed"
+            )
     return None
 
 

@@ -116,11 +116,10 @@ def said_by_a_start(
     RequestError
         For what starts no engine, is unknown to its version or not predicted, and for a file that holds no answer.
     """
-    from aicalib.columns import FLAG_COLUMNS, NAME_COLUMNS, NUMBER_COLUMNS, RARE_NUMBERS
+    from aicalib.columns import is_read
     from aicalib.engines.arguments import read_launch
     from aicalib.engines.server_info import read_server_info
     from aicalib.errors import InvalidValue
-    from aicalib.features import DRAFT_NAMES
 
     if launch is not None and server_info is not None:
         raise InvalidValue(
@@ -131,14 +130,13 @@ def said_by_a_start(
     else:
         assert server_info is not None
         found = read_server_info(_json_object(server_info))
-    known = {*NAME_COLUMNS, *NUMBER_COLUMNS, *FLAG_COLUMNS, *RARE_NUMBERS, *DRAFT_NAMES}
-    unread = sorted(set(found.options) - known)
+    unread = sorted(name for name, value in found.options.items() if not is_read(name, value))
     notes = list(found.notes)
     if found.without_effect:
         notes.append(f"without effect on the prediction: {', '.join(found.without_effect)}")
     if unread:
         notes.append(f"not read by the prediction: {', '.join(unread)}")
-    options = {name: value for name, value in found.options.items() if name in known}
+    options = {name: value for name, value in found.options.items() if name not in unread}
     return {"engine": found.engine, "engine_version": found.engine_version, **options}, notes
 
 
@@ -232,7 +230,7 @@ def tried_values(given: Mapping[str, str | None]) -> dict[str, tuple[Any, ...]]:
         if text is None:
             continue
         words = [each.strip() for each in text.split(",")]
-        if name in PRESET_FIELDS or name in BACKENDS:
+        if name in (*PRESET_FIELDS, *BACKENDS, "moe_a2a_backend"):
             found[name] = tuple(words)
         elif all(word.isdecimal() for word in words):
             found[name] = tuple(int(word) for word in words)

@@ -93,6 +93,7 @@ def launch(
     from aicalib.cli.choices import apply_preset, with_width
     from aicalib.engines.launch import launch as launch_engine
     from aicalib.engines.request import request_of
+    from aicalib.errors import InvalidValue
 
     request = request_of(with_width(apply_preset(options, preset)))
     found = launch_engine(request)
@@ -100,6 +101,13 @@ def launch(
         from aicalib.report import manifests
 
         assert request.accelerator is not None
+        if request.nodes > 1:
+            raise InvalidValue(
+                f"--format {shape}: one container does not span the {request.nodes} nodes of tp {request.tp} pp "
+                f"{request.pp}; the lines of the shell format go into one each, as a LeaderWorkerSet of Kubernetes "
+                "starts them",
+                ["--format shell"],
+            )
         write = manifests.kubernetes if shape is Shape.kubernetes else manifests.compose
         name = f"{found.engine}-{_dns(request.architecture.name if request.architecture else 'model')}"
         text = write(found, request.tp * request.pp, request.accelerator.vendor, image, name)

@@ -62,6 +62,9 @@ def predict(
     prefill_attention_backend: opt.PrefillAttentionBackend = None,
     decode_attention_backend: opt.DecodeAttentionBackend = None,
     moe_backend: opt.MoeBackend = None,
+    moe_a2a_backend: Annotated[
+        str | None, typer.Option(help="SGLang: how tokens reach their experts: none or deepep.")
+    ] = None,
     spec_method: opt.SpecMethod = None,
     spec_tokens: opt.SpecTokens = None,
     spec_accept: Annotated[
@@ -75,7 +78,8 @@ def predict(
     prefill_instances: opt.PrefillInstances = None,
     decode_instances: opt.DecodeInstances = None,
     network_gbit_s: Annotated[
-        float | None, typer.Option(help="Rate at which one GPU sends its part of the cache to them.")
+        float | None,
+        typer.Option(help="Rate at which one GPU sends to another node; needed where anything is sent."),
     ] = None,
     profile: ProfileName = "default",
     explain: Annotated[
@@ -115,7 +119,7 @@ def predict(
         "draft_model": draft_model, "draft_gemm": draft_gemm,
         "prefill_tp": prefill_tp, "prefill_dp": prefill_dp, "prefill_ep": prefill_ep,
         "prefill_instances": prefill_instances, "decode_instances": decode_instances,
-        "network_gbit_s": network_gbit_s,
+        "network_gbit_s": network_gbit_s, "moe_a2a_backend": moe_a2a_backend,
     }  # fmt: skip
     for name, value in options.items():
         if value != value:

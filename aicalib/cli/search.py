@@ -89,6 +89,9 @@ def search(
     pp: Annotated[str | None, typer.Option(help="Only these numbers of pipeline stages.")] = None,
     dp: Annotated[str | None, typer.Option(help="Only these numbers of attention ranks.")] = None,
     ep: Annotated[str | None, typer.Option(help="Only these numbers of expert ranks.")] = None,
+    moe_a2a_backend: Annotated[
+        str | None, typer.Option(help="SGLang: only these ways of tokens to their experts: none, deepep.")
+    ] = None,
     concurrency: Annotated[
         str | None, typer.Option(help="Only these numbers of requests in flight of a replica.")
     ] = None,
@@ -96,7 +99,10 @@ def search(
         bool, typer.Option("--separate/--no-separate", help="Also try prefill on instances of its own.")
     ] = True,
     network_gbit_s: Annotated[
-        float | None, typer.Option(help="Rate at which one GPU sends a cache to another node.")
+        float | None,
+        typer.Option(
+            help="Rate at which one GPU sends to another node: instances over nodes, and caches between them."
+        ),
     ] = None,
     top: Annotated[int, typer.Option(help="Choices to show of each group.")] = 5,
     limit: Annotated[
@@ -130,7 +136,8 @@ def search(
         picture_file(plot)
     only = tried_values({
         "gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe, "attention_backend": attention_backend,
-        "moe_backend": moe_backend, "tp": tp, "pp": pp, "dp": dp, "ep": ep, "concurrency": concurrency,
+        "moe_backend": moe_backend, "tp": tp, "pp": pp, "dp": dp, "ep": ep, "moe_a2a_backend": moe_a2a_backend,
+        "concurrency": concurrency,
     })  # fmt: skip
     sought = Sought(
         model=model,

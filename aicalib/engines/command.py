@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from aicalib.engines.flags import Flag, flags, known_versions, parser_version, trtllm_keys
@@ -25,6 +26,8 @@ class Command:
         Keys of a configuration file, parts joined by dots.
     notes : list of str
         What was filled in or changed beside what was asked, and why.
+    nodes : list of list of str
+        What each node is started with beside `argv`; empty where there is one.
 
     Raises
     ------
@@ -37,6 +40,7 @@ class Command:
     env: dict[str, str] = field(default_factory=dict)
     yaml: dict[str, object] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    nodes: list[list[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         parser_version(self.request.engine, self.request.engine_version)  # refuses what no parser was read of
@@ -97,6 +101,14 @@ class Command:
         engine = self.request.engine
         having = [each for each in known_versions(engine) if set(spellings) & set(flags(engine, each))]
         return having[-1:]
+
+    @contextmanager
+    def for_node(self) -> Iterator[None]:
+        """Take what is added within for the next node alone."""
+        shared, self.argv = self.argv, []
+        yield
+        self.nodes.append(self.argv)
+        self.argv = shared
 
     def add_settings(self) -> None:
         """Add what `settings.toml` says of each setting that was given.

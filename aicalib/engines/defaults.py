@@ -27,6 +27,9 @@ the encoder over 24 x 1024^2), which is 1 for the size that is taken here."""
 LATENT_PREFILL_GRAPH_MIB = 1536.0
 """Kept back for prefill graphs of latent attention."""
 
+DEEPEP_MIB = 2048.0
+"""Kept back for DeepEP in decode graphs."""
+
 PREFILL_BUCKET_MIB = 8.0
 """Kept back for each prefill graph of other models."""
 
@@ -63,7 +66,7 @@ def prefill_buckets(chunk_tokens: Array) -> Array:
 
 def sglang(
     settings: Settings, version: Array, memory_bytes: Array, tp: Array, dp: Array, pp: Array,
-    latent: NDArray[np.bool_], encoder: NDArray[np.bool_], is_cpu: NDArray[np.bool_],
+    latent: NDArray[np.bool_], encoder: NDArray[np.bool_], is_cpu: NDArray[np.bool_], deepep: NDArray[np.bool_],
 ) -> Settings:  # fmt: skip
     """Fill in what SGLang takes by itself.
 
@@ -81,12 +84,15 @@ def sglang(
         The model has latent attention; it has an encoder of images or sound.
     is_cpu : ndarray of bool, shape (n,)
         It runs on a CPU, without graphs: `launch` switches them off there.
+    deepep : ndarray of bool, shape (n,)
+        Experts exchange by DeepEP.
 
     Notes
     -----
     The memory fraction is (M - reserved) / M with M in MiB. From 0.5.4 on reserved is 512 + 1.5 max(chunk,
     2048) + tp pp / 8 1024 + 2 graph_max_batch, + 3 graph_max_batch dp under attention data parallelism, and
-    at least 10 GiB on GPUs above 60 GiB. Prefill graphs, on by themselves since 0.5.10, add 8 a graph, and since
+    at least 10 GiB on GPUs above 60 GiB; DeepEP in decode graphs adds
+    2048. Prefill graphs, on by themselves since 0.5.10, add 8 a graph, and since
     0.5.21 1536 for latent attention. 0.5.0 to 0.5.3 keep back 2.8, 9.5, 12 or 32 GiB by size plus half a GiB a
     GPU; before, constants by width. A model with an encoder takes 0.95 of it.
     """
@@ -115,6 +121,7 @@ def sglang(
         3.0 * graph_max_batch * dp + np.where(graph_max_batch > 300, 1.5 * graph_max_batch * dp, 0.0),
         0.0,
     )
+    reserved = reserved + np.where(deepep & (graph_max_batch > 0.0), DEEPEP_MIB, 0.0)
     graphs = np.where(
         latent,
         np.where(_at_least(version, "0.5.21"), LATENT_PREFILL_GRAPH_MIB, 0.0),

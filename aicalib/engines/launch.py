@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aicalib.engines import sglang, trtllm, vllm
+from aicalib.engines import nodes, sglang, trtllm, vllm
 from aicalib.engines.command import Command
 from aicalib.engines.request import Request
 from aicalib.errors import Refusal, RequestError
@@ -31,7 +31,8 @@ class Launch:
         Flag and value are separate items.
     env : dict of str to str
     files : dict of str to str
-        Name -> content of what has to lie beside: TensorRT-LLM's YAML, the line of prefill instances.
+        Name -> content of what has to lie beside: TensorRT-LLM's YAML, the line of prefill instances, those of
+        further nodes.
     notes : tuple of str
         What was filled in beside what was asked, and why.
     """
@@ -45,8 +46,7 @@ class Launch:
 
     def line(self) -> str:
         """Return one line that a shell takes as it is."""
-        env = [f"{name}={shlex.quote(value)}" for name, value in self.env.items()]
-        return " ".join([*env, shlex.join(self.argv)])
+        return _line(self.env, self.argv)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -104,11 +104,31 @@ class _Part:
         if command.yaml:
             files[trtllm.FILE] = trtllm.as_yaml(command.yaml)
             command.argv += ["--extra_llm_api_options", trtllm.FILE]
-        request = command.request
+        request, shared = command.request, (*command.argv, *further)
+        first, *others = command.nodes or [[]]
+        notes = list(command.notes)
+        if others:
+            names = ", ".join(_of_node(rank) for rank in range(1, len(command.nodes)))
+            notes.append(
+                f"this line on the first of {len(command.nodes)} nodes, {names} on the others; {nodes.HOST} is the "
+                "address of the first"
+            )
+        for rank, words in enumerate(others, start=1):
+            files[_of_node(rank)] = _line(command.env, (*shared, *words)) + "\n"
         return Launch(
-            request.engine, request.engine_version, (*command.argv, *further), dict(command.env), files,
-            tuple(dict.fromkeys(command.notes)),
+            request.engine, request.engine_version, (*shared, *first), dict(command.env), files,
+            tuple(dict.fromkeys(notes)),
         )  # fmt: skip
+
+
+def _of_node(rank: int) -> str:
+    """Return the name of the file with the line of a further node."""
+    return f"node-{rank}.sh"
+
+
+def _line(env: Mapping[str, str], argv: Sequence[str]) -> str:
+    """Return one line that a shell takes as it is."""
+    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in env.items()), shlex.join(argv)])
 
 
 def _filled(request: Request) -> _Part:
@@ -152,7 +172,11 @@ def _separate(request: Request) -> Launch:
         second.engine_version,
         second.argv,
         second.env,
-        {"prefill.sh": first.line() + "\n"},
+        {
+            "prefill.sh": first.line() + "\n",
+            **{f"prefill-{name}": text for name, text in first.files.items()},
+            **second.files,
+        },
         notes,
     )
 

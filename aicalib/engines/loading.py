@@ -225,6 +225,7 @@ def math_of(accelerator: Accelerator, mode: ParsedMode[QuantMode]) -> str | None
         return None
 
 
+@lru_cache
 def method_of(
     engine: str, version: str, accelerator: Accelerator | None,
     gemm: ParsedMode[QuantMode], moe: ParsedMode[QuantMode],

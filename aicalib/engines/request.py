@@ -137,6 +137,13 @@ class Request:
         return self.accelerator is not None and self.accelerator.is_cpu
 
     @property
+    def nodes(self) -> int:
+        """Machines that one instance spans; 1 where no accelerator was given, and of processors."""
+        if self.accelerator is None or self.on_cpu:
+            return 1
+        return -(-self.tp * self.pp // self.accelerator.gpus_per_node)
+
+    @property
     def has_experts(self) -> bool | None:
         """Whether the model has experts; None where no model was given."""
         return None if self.architecture is None else self.architecture.moe_layers > 0

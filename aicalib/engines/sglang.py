@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aicalib.engines import nodes
 from aicalib.engines.cache import check_page, resolve_attention
 from aicalib.engines.command import Command, model_path, speculation
 from aicalib.engines.defaults import version_number
@@ -72,6 +73,7 @@ def fill(command: Command) -> None:
     check_page(command, attention.page_size)
     _widths(command)
     _experts(command, weights)
+    nodes.tell_sglang(command)
     if request.on_cpu:
         tell_sglang(command)
     else:

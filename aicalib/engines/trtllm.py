@@ -11,6 +11,7 @@ import json
 import re
 from typing import Any
 
+from aicalib.engines import nodes
 from aicalib.engines.cache import check_page, resolve_attention
 from aicalib.engines.command import Command, model_path
 from aicalib.engines.request import hub_name
@@ -32,6 +33,7 @@ def fill(command: Command) -> None:
         For what TensorRT-LLM does not start.
     """
     request = command.request
+    nodes.tell_trtllm(command)
     command.argv += PROGRAM
     model = model_path(command)
     if model is not None:

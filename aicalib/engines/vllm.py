@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from aicalib.engines import nodes
 from aicalib.engines.cache import BACKEND_VARIABLE, check_page, resolve_attention
 from aicalib.engines.command import Command, model_path, speculation
 from aicalib.engines.defaults import version_number
@@ -63,6 +64,7 @@ def fill(command: Command) -> None:
     check_page(command, attention.page_size)
     _widths(command)
     _experts(command)
+    nodes.tell_vllm(command)
     if request.on_cpu:
         tell_vllm(command)
     else:

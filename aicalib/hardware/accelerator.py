@@ -97,6 +97,11 @@ class Accelerator:
         return self.vendor == CPU
 
     @property
+    def gpus_together(self) -> int:
+        """Devices that exchange without a network: those of a node, or of a larger link domain."""
+        return max(self.gpus_per_node, self.link_gpus)
+
+    @property
     def generation(self) -> str | None:
         """The generation whose kernels it runs, a value of `GENERATIONS`; None where no kernel was timed on one."""
         return GENERATIONS.get(self.capability) if self.vendor == "NVIDIA" else None

@@ -66,7 +66,9 @@ class Product:
         return 0.0 * self.count if self.phase == "prefill" else self.count * self.batch * self.n * self.k
 
 
-def matrix_products(arch: ArchitectureArrays, width: Array, tp: Array) -> list[Product]:
+def matrix_products(
+    arch: ArchitectureArrays, width: Array, tp: Array, shared_width: Array | None = None
+) -> list[Product]:
     """Return the dense matrix products of one step on one rank.
 
     Parameters
@@ -76,6 +78,8 @@ def matrix_products(arch: ArchitectureArrays, width: Array, tp: Array) -> list[P
         Ranks that share the heads of attention: tensor over attention-data parallelism.
     tp : ndarray
         Ranks that share feed-forward parts and the output head.
+    shared_width : ndarray, optional
+        Ranks that share a shared expert; `tp` if not given.
 
     Returns
     -------
@@ -100,7 +104,7 @@ def matrix_products(arch: ArchitectureArrays, width: Array, tp: Array) -> list[P
     ):
         if np.any(layers):
             found += products(arch, width)
-    return [*found, *_feed_forward(arch, tp)]
+    return [*found, *_feed_forward(arch, tp, tp if shared_width is None else shared_width)]
 
 
 def group_weights(products: list[Product], *groups: str) -> Array:
@@ -283,9 +287,9 @@ def _hyper_connections(arch: ArchitectureArrays, width: Array) -> list[Product]:
     ]
 
 
-def _feed_forward(arch: ArchitectureArrays, tp: Array) -> list[Product]:
+def _feed_forward(arch: ArchitectureArrays, tp: Array, shared_width: Array) -> list[Product]:
     h, up, moe = arch.hidden_size, arch.ffn_matrices - 1.0, arch.moe_layers
-    dense, shared = arch.intermediate_size / tp, arch.shared_intermediate_size / tp
+    dense, shared = arch.intermediate_size / tp, arch.shared_intermediate_size / shared_width
     has_shared = moe * (arch.shared_intermediate_size > 0)
     latent, has_latent = arch.moe_latent_size, moe * (arch.moe_latent_size > 0)
     narrow = arch.per_layer_embedding

@@ -13,8 +13,11 @@ from aicalib.physics.widening import expert_call
 Array = NDArray[np.float64]
 
 
-def expert_calls(system: System, tokens: Array) -> list[Call]:
-    """Return the routed experts that `tokens` tokens, of all ranks together, choose: those of the busiest rank."""
+def expert_calls(system: System, tokens: Array, phase: str) -> list[Call]:
+    """Return the routed experts that `tokens` tokens, of all ranks together, choose: those of the busiest rank.
+
+    Under DeepEP prefill ("prefill") and decode ("decode") run kernels of their own.
+    """
     arch = system.arch
     if not np.any(arch.moe_layers):
         return []
@@ -34,5 +37,7 @@ def expert_calls(system: System, tokens: Array) -> list[Call]:
         system.expert_peak_flops_s, np.where(system.expert_widens, 16.0, system.expert_bits)
     )
     code = system.surfaces["moe"]
+    if np.any(system.deepep):
+        code = np.where(system.deepep, system.surfaces[f"moe_{phase}"], code)
     found = [Call("experts", MOE, code, arch.moe_layers, shape, machine, "experts", "expert", "moe")]
     return [expert_call(system), *found] if np.any(system.expert_widens) else found

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.models.products import HEAD, ROUTER, Product, matrix_products
+from aicalib.models.products import HEAD, ROUTER, SHARED, Product, matrix_products
 from aicalib.physics.calls import Call
 from aicalib.physics.kernels.batched import MLA_BATCHED
 from aicalib.physics.kernels.gemm import ACTIVATION_BITS, GEMM
@@ -133,7 +133,7 @@ def product_calls(system: System, rows: Array, where: str, phase: str) -> list[C
     phase : str
         "decode" or "prefill": the two forms of latent attention differ.
     """
-    listed = matrix_products(system.arch, system.attention_width, system.tp)
+    listed = matrix_products(system.arch, system.attention_width, system.tp, system.shared_width)
     chosen = [each for each in listed if each.rows == where and each.phase in ("both", phase)]
     if phase == "decode":
         apart = system.arch.sparse_layers == 0
@@ -141,4 +141,11 @@ def product_calls(system: System, rows: Array, where: str, phase: str) -> list[C
             replace(each, count=each.count * apart) if each.name in IN_SPARSE_MODULE else each
             for each in chosen
         ]
-    return [call for each in chosen for call in _calls(system, each, rows)]
+    own = rows
+    if where == "all" and np.any(system.deepep):
+        own = np.where(system.deepep, np.maximum(rows / system.tp, np.minimum(rows, 1.0)), rows)
+    return [
+        call
+        for each in chosen
+        for call in _calls(system, each, own if each.group in (ROUTER, SHARED) else rows)
+    ]

@@ -55,6 +55,7 @@ OF_NO_KERNEL = (
     "engine_month",
     "pp",
 )
+OF_LINKS = ("node_gpus", "network_bytes_s")
 
 
 def once(system: System, unread: tuple[str, ...], surfaces: Callable[[str], bool]) -> tuple[System, Codes]:
@@ -87,3 +88,8 @@ def once(system: System, unread: tuple[str, ...], surfaces: Callable[[str], bool
 def is_mixer(name: str) -> bool:
     """Tell whether a surface is that of a mixer."""
     return name.startswith(_MIXER_SURFACES)
+
+
+def is_expert(name: str) -> bool:
+    """Tell whether a surface is that of routed experts."""
+    return name.startswith("moe")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from aicalib.physics.calls import Call, parts, split
 from aicalib.physics.experts import expert_calls
 from aicalib.physics.kernels.plain import PLAIN
-from aicalib.physics.links import hidden_state_calls, logits_calls
+from aicalib.physics.links import expert_exchange_calls, hidden_state_calls, logits_calls
 from aicalib.physics.mixers import decode_mixer_calls, prefill_mixer_calls
 from aicalib.physics.projections import product_calls
 from aicalib.physics.system import Coefficients, System
@@ -72,6 +72,14 @@ def head_calls(system: System, rows: Array) -> list[Call]:
         *product_calls(system, rows, "sampled", "both"),
         *logits_calls(system, rows),
         _pass_over(system, "sampling", LOGIT_BYTES * logits),
+    ]
+
+
+def exchange_calls(system: System, tokens: Array, *, graph: bool) -> list[Call]:
+    """Return what the ranks exchange of `tokens` tokens: their hidden states, and under DeepEP those of experts."""
+    return [
+        *hidden_state_calls(system, tokens, graph=graph),
+        *expert_exchange_calls(system, tokens, graph=graph),
     ]
 
 
@@ -196,9 +204,9 @@ def decode_step(
         *local_calls(system, rows, "decode"),
         *decode_mixer_calls(system, local, context),
         *shared_calls(system, padded),
-        *expert_calls(system, batch),
+        *expert_calls(system, batch, "decode"),
         *head_calls(system, padded),
-        *hidden_state_calls(system, padded, graph=True),
+        *exchange_calls(system, padded, graph=True),
         *_whole_cache(system, slots, "decode"),
     ]
     found = [_operator(call, c, c.shared_experts if beside_experts(call) else 1.0) for call in called]
@@ -244,9 +252,9 @@ def prefill_step(
         *local_calls(system, local, "prefill"),
         *(replace(call, count=call.count * share) for call in mixers),
         *shared_calls(system, tokens),
-        *expert_calls(system, tokens),
+        *expert_calls(system, tokens, "prefill"),
         *head_calls(system, tokens / length),
-        *hidden_state_calls(system, tokens, graph=False),
+        *exchange_calls(system, tokens, graph=False),
         *_whole_cache(system, slots, "prefill"),
     ]
     found = [_operator(call, c) for call in called]

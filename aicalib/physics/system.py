@@ -52,8 +52,15 @@ class System:
     kv_class, attention_class : ndarray of int, shape (d,)
         Index into `KV_CLASSES`.
     bandwidth_bytes_s, link_bytes_s, memory_bytes, taken_bytes : ndarray, shape (d,)
-        Of one GPU; the link is the one-way rate that an all-reduce of this width uses, and `taken_bytes` what other
-        programs hold of the memory.
+        Of one GPU; the link is the one-way rate that an all-reduce of this width uses inside a node, and `taken_bytes`
+        what other programs hold of the memory.
+    node_gpus : ndarray, shape (d,)
+        GPUs of a node, or of a link domain where that is larger.
+    network_bytes_s : ndarray, shape (d,)
+        Rate at which one GPU sends to another node; read where the instance spans several.
+    deepep : ndarray of bool, shape (d,)
+        Tokens reach their experts and come back by DeepEP; shared experts and routers then lie whole on every rank and
+        run on its own tokens.
     surfaces : mapping of str to ndarray of int, shape (d,)
         Which fitted surface answers for each kernel, by the names of `aicalib.identify.SURFACES`.
     masks_window : ndarray, shape (d,)
@@ -103,6 +110,9 @@ class System:
     attention_class: Codes
     bandwidth_bytes_s: Array
     link_bytes_s: Array
+    node_gpus: Array
+    network_bytes_s: Array
+    deepep: NDArray[np.bool_]
     memory_bytes: Array
     taken_bytes: Array
     surfaces: Mapping[str, Codes]
@@ -143,6 +153,21 @@ class System:
     def n_gpus(self) -> Array:
         """GPUs of one instance: tp x pp."""
         return self.tp * self.pp
+
+    @property
+    def nodes(self) -> Array:
+        """Nodes, or link domains where these are larger, that one instance spans."""
+        return self.nodes_of(self.n_gpus)
+
+    def nodes_of(self, width: Array) -> Array:
+        """Return the nodes that so many ranks next to each other span."""
+        result: Array = np.ceil(width / self.node_gpus)
+        return result
+
+    @property
+    def shared_width(self) -> Array:
+        """Ranks that share a shared expert: all of tp, or under DeepEP each its own."""
+        return np.where(self.deepep, 1.0, self.tp)
 
     @property
     def on_vllm(self) -> NDArray[np.bool_]:

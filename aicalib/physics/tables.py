@@ -17,9 +17,17 @@ from numpy.typing import NDArray
 from aicalib.physics import steps
 from aicalib.physics.calls import Call, seconds, split
 from aicalib.physics.experts import expert_calls
-from aicalib.physics.links import hidden_state_calls
 from aicalib.physics.mixers import decode_mixer_calls, prefill_mixer_calls
-from aicalib.physics.shared import OF_EXPERTS, OF_MIXERS, OF_NO_KERNEL, OF_WEIGHTS, is_mixer, once
+from aicalib.physics.shared import (
+    OF_EXPERTS,
+    OF_LINKS,
+    OF_MIXERS,
+    OF_NO_KERNEL,
+    OF_WEIGHTS,
+    is_expert,
+    is_mixer,
+    once,
+)
 from aicalib.physics.system import Coefficients, System
 
 Array = NDArray[np.float64]
@@ -63,9 +71,11 @@ PROMPTS = _axis(0, 8, 1)
 LENGTH = _axis(4, 20, 2)
 """Tokens of a prompt."""
 
-GROUPS = ("local_decode", "local_prefill", "rows", "beside", "experts", "head", "graph", "eager")
+GROUPS = ("local_decode", "local_prefill", "rows", "beside", "experts_decode", "experts_prefill", "head", "graph",
+          "eager")  # fmt: skip
 """Kernels that are looked up by the tokens they run on: the rows of one rank, in both forms; those of all ranks; what
-runs beside the routed experts, and these; the output head; what ranks exchange inside a captured graph and outside."""
+runs beside the routed experts, and these, in both phases; the output head; what ranks exchange inside a captured graph
+and outside."""
 
 ROOF = "roof"
 """In the place of a coefficient: the part of kernels' times that none multiplies (`aicalib.physics.calls.split`)."""
@@ -109,14 +119,12 @@ def tabulate_kernels(system: System) -> KernelTables:
     dense, of_dense = once(
         system,
         (*OF_MIXERS, *OF_EXPERTS, *OF_NO_KERNEL),
-        lambda name: not is_mixer(name) and name != "moe",
+        lambda name: not is_mixer(name) and not is_expert(name),
     )
-    experts, of_experts = once(
-        system, (*OF_MIXERS, *OF_WEIGHTS, *OF_NO_KERNEL, "dp"), lambda name: name == "moe"
-    )
+    experts, of_experts = once(system, (*OF_MIXERS, *OF_WEIGHTS, *OF_LINKS, *OF_NO_KERNEL, "dp"), is_expert)
     # Modules of sparse attention hold products of dense weights.
     weights = () if np.any(system.arch.sparse_layers) else OF_WEIGHTS
-    mixers, of_mixers = once(system, (*weights, *OF_EXPERTS, *OF_NO_KERNEL), is_mixer)
+    mixers, of_mixers = once(system, (*weights, *OF_EXPERTS, *OF_LINKS, "deepep", *OF_NO_KERNEL), is_mixer)
     one, several, mixed = dense.column(), experts.column(), mixers.column()
     shared = steps.shared_calls(one, tokens)
     groups = {
@@ -124,11 +132,13 @@ def tabulate_kernels(system: System) -> KernelTables:
         "local_prefill": (steps.local_calls(one, tokens, "prefill"), of_dense),
         "rows": ([call for call in shared if not steps.beside_experts(call)], of_dense),
         "beside": ([call for call in shared if steps.beside_experts(call)], of_dense),
-        "experts": (expert_calls(several, tokens), of_experts),
+        "experts_decode": (expert_calls(several, tokens, "decode"), of_experts),
         "head": (steps.head_calls(one, tokens), of_dense),
-        "graph": (hidden_state_calls(one, tokens, graph=True), of_dense),
-        "eager": (hidden_state_calls(one, tokens, graph=False), of_dense),
+        "graph": (steps.exchange_calls(one, tokens, graph=True), of_dense),
+        "eager": (steps.exchange_calls(one, tokens, graph=False), of_dense),
     }
+    if np.any(experts.deepep):
+        groups["experts_prefill"] = (expert_calls(several, tokens, "prefill"), of_experts)
     by_tokens: dict[tuple[str, str], Array] = {}
     for group, (calls, place) in groups.items():
         sums: dict[str, Array] = {}
@@ -140,6 +150,12 @@ def tabulate_kernels(system: System) -> KernelTables:
             by_tokens[group, scale] = (
                 rising[place] if rising.shape[0] > 1 else np.repeat(rising, place.size, axis=0)
             )
+    if "experts_prefill" not in groups:  # the same kernels in both phases
+        by_tokens |= {
+            ("experts_prefill", scale): times
+            for (group, scale), times in by_tokens.items()
+            if group == "experts_decode"
+        }
     n = mixers.tp.size
     return KernelTables(
         by_tokens,
@@ -205,9 +221,9 @@ def tabulate(system: System, c: Coefficients, kernels: KernelTables | None = Non
     columns = (
         times["local_decode"],
         times["rows"] + times["head"] + times["graph"],
-        times["experts"] + beside_s,
+        times["experts_decode"] + beside_s,
         times["local_prefill"],
-        times["rows"] + times["beside"] + times["experts"] + times["eager"],
+        times["rows"] + times["beside"] + times["experts_prefill"] + times["eager"],
         times["head"],
     )
     decode_scale, prefill_scale = (

@@ -86,7 +86,7 @@ def parameter_bytes(system: System) -> Array:
     pipeline stages holds the embedding and the last the head.
     """
     arch = system.arch
-    listed = products.matrix_products(arch, system.attention_width, system.tp)
+    listed = products.matrix_products(arch, system.attention_width, system.tp, system.shared_width)
     quantized = products.group_weights(listed, products.ATTENTION, products.DENSE, products.SHARED)
     dense = quantized * system.gemm_bits / 8.0
     router = products.group_weights(listed, products.ROUTER)
@@ -120,7 +120,7 @@ def matrices(system: System) -> list[tuple[Array, Array, Array]]:
     h = arch.hidden_size
     gemm, expert = np.floor(system.gemm_bits), np.floor(system.expert_bits)
     half = arch.ffn_matrices - 1.0
-    listed = products.matrix_products(arch, width, system.tp)
+    listed = products.matrix_products(arch, width, system.tp, system.shared_width)
     slice_width = round_up(arch.moe_intermediate_size * system.ep / system.tp, system.width_pad)
     one_side = (
         arch.num_experts / system.ep * round_up(arch.expert_hidden_size, system.hidden_pad) * slice_width
@@ -167,7 +167,7 @@ def draft_weight_bytes(system: System, layers: Array) -> Array:
     """
     arch = system.arch
     kinds = np.maximum(arch.num_layers, 1.0)
-    listed = products.matrix_products(arch, system.attention_width, system.tp)
+    listed = products.matrix_products(arch, system.attention_width, system.tp, system.shared_width)
     attention = products.group_weights(listed, products.ATTENTION) / kinds
     feed = products.group_weights(listed, products.DENSE, products.SHARED)
     feed = feed / np.maximum(arch.moe_layers + arch.dense_layers, 1.0)
@@ -183,7 +183,7 @@ def least_read_bytes(system: System) -> Array:
     evenly over the ranks. More requests touch more experts. A token passes the pipeline stages one after the other.
     """
     arch = system.arch
-    listed = products.matrix_products(arch, system.attention_width, system.tp)
+    listed = products.matrix_products(arch, system.attention_width, system.tp, system.shared_width)
     quantized = products.group_weights(listed, products.ATTENTION, products.DENSE, products.SHARED)
     expert = arch.ffn_matrices * arch.expert_hidden_size * arch.moe_intermediate_size
     experts = arch.moe_layers * arch.experts_per_token * expert / system.tp

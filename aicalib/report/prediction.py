@@ -261,6 +261,8 @@ def _unlike(at: dict[str, Any], load: dict[str, Any]) -> list[str]:
         accepted = f"{at['spec_accept']:g} tokens a step" if at["spec_accept"] else "accepted as fitted"
         count = f"{at['spec_tokens']} drafted, {accepted}"
         lines.append(f"speculation: {at['spec_method']}{drafter}, {count}")
+    if "moe_a2a_backend" in at:
+        lines.append(f"tokens reach their experts by {at['moe_a2a_backend']}")
     if "prefill_tp" in at:
         lines.append(
             f"{at['decode_instances']} decode instances, {at['prefill_instances']} prefill instances of tp "

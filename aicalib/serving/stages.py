@@ -19,7 +19,8 @@ class Stages(NamedTuple):
     """The pipeline of n questions, shape (n,) each.
 
     `number` are the stages, `longest` the share of the layers in the longest of them; `token_s` and `latency_s` what
-    handing the hidden state of a token, and any number of them, from one stage to the next takes.
+    handing the hidden state of a token, and any number of them, from one stage to the next takes: the mean over the
+    hops inside a node and those from node to node.
     """
 
     number: Array
@@ -73,9 +74,14 @@ def stages_of(system: System, at: Codes) -> Stages | None:
         return None
     layers = system.arch.num_layers
     hidden_bytes = HIDDEN_BYTES * system.arch.hidden_size
+    hops = np.maximum(system.pp - 1.0, 1.0)
+    over = np.minimum(system.nodes - 1.0, hops) / hops
+    inside, between = (hidden_bytes / rate for rate in (system.link_bytes_s, system.network_bytes_s))
+    # Where no hop goes over the network its rate is not known, and the product with it not a number.
+    token_s = np.where(over > 0.0, (1.0 - over) * inside + over * between, inside)
     return Stages(
         number=system.pp,
         longest=np.ceil(layers / system.pp) / layers,
-        token_s=np.where(system.pp > 1.0, hidden_bytes / system.link_bytes_s, 0.0),
+        token_s=np.where(system.pp > 1.0, token_s, 0.0),
         latency_s=np.full(system.pp.shape, HAND_OVER_S),
     ).take(at)

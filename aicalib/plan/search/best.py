@@ -13,7 +13,6 @@ from aicalib.batch import Batch
 from aicalib.engines.launch import Launch, assemble
 from aicalib.errors import InvalidValue, RequestError, UnknownName
 from aicalib.hardware import get_accelerator
-from aicalib.identify import gpus_together
 from aicalib.physics.memory import GIB, largest_concurrency
 from aicalib.plan.chance import chances
 from aicalib.plan.figures import OUTPUT, SHOWN, Number
@@ -250,8 +249,13 @@ class _Ranking:
             notes.append(
                 "no cache is sent where no link joins the GPUs: the network's rate was not given (network_gbit_s)"
             )
-        if any(sought.count > gpus_together(gpu) for gpu in gpus):
-            notes.append("an instance lies inside one node; replicas, and prefill apart, go over several")
+        if any(sought.count > gpu.gpus_together for gpu in gpus):
+            notes.append(
+                "without the network's rate (network_gbit_s) an instance lies inside one node; replicas go over several"
+                if sought.network_gbit_s is None
+                else "no published run has one instance over several nodes: such starts are extrapolated, from the "
+                f"bound of the network at {sought.network_gbit_s:g} Gbit/s a GPU"
+            )
         return tuple(notes)
 
     def _calibrated(self, best: Codes) -> Codes:
@@ -320,7 +324,8 @@ class _Ranking:
         start, batch = self.space.start(place), predictions.batch
         size, count = start.layout.n_gpus, self.space.sought.count
         cost = [self._cost(self.figures[end]) for end in ("value", "low", "high")]
-        deployment = batch.deployment(at).as_dict()
+        asked = batch.deployment(at)
+        deployment = asked.as_dict()
         return Choice(
             start=start,
             deployment=deployment,
@@ -332,6 +337,7 @@ class _Ranking:
             origin=str(ORIGINS[int(self.evaluated.origins[row])]),
             replicas=count // size,
             idle_gpus=count % size,
+            nodes=asked.nodes,
             cost_per_mtok=None if cost[0] is None else Number(*(float(each[row]) for each in cost if each is not None)),
             memory=_margin(predictions, at),
             launch=self.launches[place],

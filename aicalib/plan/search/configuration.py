@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil, prod
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from aicalib.engines.request import Request, request_of
 from aicalib.features import FITTED_ACCEPTANCE
+from aicalib.hardware import get_accelerator
 from aicalib.plan.search.formats import BACKENDS, FIELDS, Format, Formats
 
 Array = NDArray[np.float64]
@@ -43,10 +45,11 @@ class Sought:
     prefix_hit : float
         Share of the input that the prefix cache holds.
     network_gbit_s : float, optional
-        Rate at which one GPU sends to another node. Without it no cache is sent between nodes.
+        Rate at which one GPU sends to another node. Without it no cache is sent between nodes, and an instance lies
+        inside one.
     only : mapping of str to tuple
-        Option (a field of `FIELDS`, one of `BACKENDS`, "tp", "pp", "dp", "ep", "concurrency" or one of `SETTINGS`)
-        -> the values to try in place of all.
+        Option (a field of `FIELDS`, one of `BACKENDS`, "tp", "pp", "dp", "ep", "moe_a2a_backend", "concurrency" or one
+        of `SETTINGS`) -> the values to try in place of all.
     separate : bool
         Also try prefill on instances of its own.
     """
@@ -76,13 +79,19 @@ class Pools(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How a replica lies on GPUs: widths of one (decode) instance, and the pools where prefill has its own."""
+    """How a replica lies on GPUs: widths of one (decode) instance, and the pools where prefill has its own.
+
+    `network_gbit_s` is the rate between the nodes of an instance over several; pools say theirs. `deepep` tells whether
+    experts exchange their tokens by DeepEP.
+    """
 
     tp: int
     pp: int = 1
     dp: int = 1
     ep: int = 1
     pools: Pools | None = None
+    network_gbit_s: float | None = None
+    deepep: bool = False
 
     @property
     def n_gpus(self) -> int:
@@ -96,24 +105,31 @@ class Layout(NamedTuple):
     def options(self) -> dict[str, Any]:
         """The options of `predict` that are not 1."""
         widths = {name: getattr(self, name) for name in WIDTHS}
-        pools = {} if self.pools is None else self.pools._asdict()
+        pools: dict[str, Any] = {} if self.pools is None else self.pools._asdict()
+        if self.network_gbit_s is not None:
+            pools["network_gbit_s"] = self.network_gbit_s
+        if self.deepep:
+            pools["moe_a2a_backend"] = "deepep"
         return {
             name: value for name, value in (widths | pools).items() if value != 1 or name in ("tp", *pools)
         }
 
     def stage(self, spreads: bool) -> tuple[int, int]:
         """Return when it is tried, and how many widths beside tp are not 1; `spreads`: a model with experts or MLA."""
-        changed = [self.pp > 1, self.pools is not None]
+        changed = [self.pp > 1, self.pools is not None, self.deepep]
         spread = [self.dp > 1, self.ep > 1]
         return 2 * any(changed if spreads else [*changed, *spread]), sum(changed) + sum(spread)
 
 
 def layout_columns(layouts: Sequence[Layout]) -> dict[str, Array]:
-    """Return the options of layouts as columns, NaN where prefill has no instances of its own."""
+    """Return the options of layouts as columns, NaN where prefill has no instances of its own and nothing is sent."""
     found = {name: np.array([getattr(each, name) for each in layouts], dtype=float) for name in WIDTHS}
     nothing = dict.fromkeys(Pools._fields, np.nan)
     pools = [nothing if each.pools is None else each.pools._asdict() for each in layouts]
-    return found | {name: np.array([each[name] for each in pools], dtype=float) for name in Pools._fields}
+    columns = {name: np.array([each[name] for each in pools], dtype=float) for name in Pools._fields}
+    between = np.array([each.network_gbit_s for each in layouts], dtype=float)
+    columns["network_gbit_s"] = np.where(np.isnan(between), columns["network_gbit_s"], between)
+    return found | columns
 
 
 class Setting(NamedTuple):
@@ -158,9 +174,14 @@ class Offer:
     settings: tuple[Setting, ...]
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """How many formats, layouts and settings it has."""
+        return len(self.formats.found), len(self.layouts), len(self.settings)
+
+    @property
     def size(self) -> int:
         """How many starts it has."""
-        return len(self.formats.found) * len(self.layouts) * len(self.settings)
+        return prod(self.shape)
 
 
 class Start(NamedTuple):
@@ -198,10 +219,15 @@ class Start(NamedTuple):
         ]
         widths = {name: getattr(self.layout, name) for name in WIDTHS}
         layout = _widths(widths)
+        if self.layout.network_gbit_s is not None:
+            together = get_accelerator(kind.gpu).gpus_together
+            layout += f" over {ceil(self.layout.tp * self.layout.pp / together)} nodes"
         if pools is not None:
             first = {name: getattr(pools, f"prefill_{name}") for name in ("tp", "dp", "ep")}
             layout = f"decode {pools.decode_instances} x ({layout})"
             layout = f"prefill {pools.prefill_instances} x ({_widths(first)}), {layout}"
+        if self.layout.deepep:
+            layout += ", deepep"
         front = f"{kind.engine} on {kind.gpu}: " if named else ""
         return front + ", ".join([*(formats or ["formats as published"]), layout, *backends, *setting])
 

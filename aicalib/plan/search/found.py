@@ -54,6 +54,8 @@ class Choice:
     origin : str
     replicas, idle_gpus : int
         How often it stands on the GPUs that were given, and how many of these are left over.
+    nodes : int
+        Nodes, or link domains where these are larger, that one (decode) instance spans.
     cost_per_mtok : Number or None
         Price of a million output tokens; None without a price.
     memory : Margin
@@ -81,6 +83,7 @@ class Choice:
     origin: str
     replicas: int
     idle_gpus: int
+    nodes: int
     cost_per_mtok: Number | None
     memory: Margin
     launch: Launch
@@ -108,6 +111,7 @@ class Choice:
             "needs_checkpoint": self.needs,
             "replicas": self.replicas,
             "idle_gpus": self.idle_gpus,
+            "nodes": self.nodes,
             "cost_per_mtok": None if self.cost_per_mtok is None else self.cost_per_mtok._asdict(),
             "memory": self.memory._asdict(),
             "score": self.score._asdict(),

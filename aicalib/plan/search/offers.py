@@ -18,7 +18,7 @@ from aicalib.engines.request import Request, request_of
 from aicalib.errors import RequestError
 from aicalib.features import GIGABIT
 from aicalib.hardware import get_accelerator
-from aicalib.identify import WIDTHS, gpus_together, identify
+from aicalib.identify import WIDTHS, identify
 from aicalib.models import get_architecture
 from aicalib.plan.search.configuration import SETTINGS, Layout, Offer, Pools, Setting, Sought, layout_columns
 from aicalib.plan.search.formats import Formats, formats_of
@@ -46,7 +46,7 @@ def offer_of(
     names = {"model": sought.model, "gpu": gpu, "engine": engine, "engine_version": formats.engine_version}
     base = request_of(names | (formats.found[0].options if formats.found else {}))
     settings = _settings(sought, base)
-    layouts = _layouts(sought, gpu)
+    layouts = _layouts(sought, gpu, engine)
     kept_settings, without = _starting(base, settings)
     kept_layouts, wrong = _starting(base, layouts)
     valid, impossible = _possible(sought, formats, kept_layouts)
@@ -81,7 +81,10 @@ def _possible(
         return [], Counter()
     who = identify(sought.model, formats.gpu, None, None, None, None, formats.engine, formats.engine_version)
     one = np.ones(len(layouts))
-    columns = layout_columns(layouts) | {"isl": sought.isl * one, "osl": sought.osl * one, "concurrency": one}
+    columns: dict[str, Any] = {
+        **layout_columns(layouts), "isl": sought.isl * one, "osl": sought.osl * one, "concurrency": one,
+        "moe_a2a_backend": ["deepep" if each.deepep else "none" for each in layouts],
+    }  # fmt: skip
     errors = resolve_known([who], np.zeros(one.size, dtype=np.intp), columns).refused
     kept = [layout for at, layout in enumerate(layouts) if at not in errors]
     return kept, Counter(str(error) for error in errors.values())
@@ -101,17 +104,34 @@ def _settings(sought: Sought, base: Request) -> list[Setting]:
     return [Setting(*values) for values in product(*tried)]
 
 
-def _layouts(sought: Sought, gpu: str) -> list[Layout]:
-    """Return all ways to lay a replica on at most so many GPUs, in rising size."""
+def _layouts(sought: Sought, gpu: str, engine: str) -> list[Layout]:
+    """Return all ways to lay a replica on at most so many GPUs: those of `_plain_layouts`, and with DeepEP.
+
+    Of SGLang, where experts are split over all ranks of each instance.
+    """
+    tried = sought.only.get("moe_a2a_backend", ("none", "deepep" if engine == "sglang" else "none"))
+    found = _plain_layouts(sought, gpu)
+    whole = [
+        each._replace(deepep=True)
+        for each in found
+        if each.ep == each.tp > 1
+        and (each.pools is None or each.pools.prefill_ep == each.pools.prefill_tp > 1)
+    ]
+    return [*(found if "none" in tried else []), *(whole if "deepep" in tried else [])]
+
+
+def _plain_layouts(sought: Sought, gpu: str) -> list[Layout]:
+    """Return all ways to lay a replica on at most so many GPUs, in rising size: over nodes where a rate is given."""
     accelerator, arch = get_accelerator(gpu), get_architecture(sought.model)
-    together = min(gpus_together(accelerator), sought.count)
+    network = sought.network_gbit_s
+    together = sought.count if network is not None else min(accelerator.gpus_together, sought.count)
     widths = [each for each in WIDTHS if each <= together]
 
     def tried(name: str, all_: Sequence[int]) -> list[int]:
         return [int(each) for each in sought.only.get(name, all_)]
 
     plain = [
-        Layout(tp, pp, dp, ep)
+        Layout(tp, pp, dp, ep, network_gbit_s=network if tp * pp > accelerator.gpus_together else None)
         for tp in tried("tp", widths)
         for pp in tried("pp", [each for each in WIDTHS if tp * each <= together])
         for dp in tried("dp", [each for each in WIDTHS if each <= tp])
@@ -123,13 +143,26 @@ def _layouts(sought: Sought, gpu: str) -> list[Layout]:
     link = accelerator.link_bytes_s / GIGABIT if accelerator.link_bytes_s else None
     separate = []
     for decode, prefill_tp in product([each for each in plain if each.pp == 1], tried("tp", widths)):
-        for prefills, decodes in product(range(1, sought.count + 1), repeat=2):
-            size = prefills * prefill_tp + decodes * decode.tp
-            rate = link if size <= accelerator.link_gpus else sought.network_gbit_s
-            if size > sought.count or sought.count % size or rate is None or gcd(prefills, decodes) > 1:
-                continue  # with a common divisor it is several replicas of a smaller one
+        for size, prefills, decodes in _pools(sought.count, prefill_tp, decode.tp):
+            rate = link if size <= accelerator.link_gpus else network
+            if rate is None:
+                continue
             pools = Pools(
                 prefill_tp, min(decode.dp, prefill_tp), min(decode.ep, prefill_tp), prefills, decodes, rate
             )
-            separate.append(decode._replace(pools=pools))
+            separate.append(decode._replace(pools=pools, network_gbit_s=None))
     return [*plain, *separate]
+
+
+@cache
+def _pools(count: int, prefill_tp: int, decode_tp: int) -> list[tuple[int, int, int]]:
+    """Return the sizes of replicas that divide so many GPUs, with how many instances prefill and decode in each.
+
+    With a common divisor of the two it is several replicas of a smaller one.
+    """
+    return [
+        (size, prefills, decodes)
+        for prefills in range(1, count // prefill_tp + 1)
+        for decodes in range(1, (count - prefills * prefill_tp) // decode_tp + 1)
+        if count % (size := prefills * prefill_tp + decodes * decode_tp) == 0 and gcd(prefills, decodes) == 1
+    ]

@@ -53,7 +53,7 @@ STAGES: Final = ("formats and widths", "attention, experts, memory", "the rest")
 """What each stage varies."""
 
 MOST_STARTS: Final = 20_000_000
-"""Starts beyond which a space is not laid out: their order alone takes a gigabyte."""
+"""Starts beyond which a space is not laid out: their order alone takes hundreds of megabytes."""
 
 MOST_CONFIGURATIONS: Final = 10_000_000
 """Configurations whose figures are held at a time: about a gigabyte."""
@@ -121,6 +121,12 @@ class Space:
         first = np.cumsum([0, *map(len, sizes[:-1])])
         return np.concatenate(sizes)[first[self.places[:, 0]] + self.places[:, 2]]
 
+    def _exchanged(self) -> Codes:
+        """Return 1 for each start whose experts exchange by DeepEP, else 0, shape (n,)."""
+        by_offer = [[layout.deepep for layout in offer.layouts] for offer in self.offers]
+        first = np.cumsum([0, *map(len, by_offer[:-1])])
+        return np.concatenate(by_offer)[first[self.places[:, 0]] + self.places[:, 2]].astype(np.intp)
+
     def resolve(self) -> Batch:
         """Resolve all starts, with one request in flight."""
         sought, n = self.sought, self.stage.size
@@ -137,8 +143,12 @@ class Space:
                 options[name][here] = values[layout]
             for name, values in setting_columns(of.settings).items():
                 options[name][here] = values[setting]
+        exchanged = self._exchanged()
+        if exchanged.any():
+            options["moe_a2a_backend"] = np.array(["none", "deepep"])[exchanged].tolist()
         if np.isnan(options["prefill_tp"]).all():
-            options = {name: values for name, values in options.items() if name not in Pools._fields}
+            unread = {*Pools._fields} - {"network_gbit_s"}
+            options = {name: values for name, values in options.items() if name not in unread}
         drafts = ~np.isnan(options["spec_tokens"])
         if drafts.any():
             options["spec_method"] = ["mtp" if drafted else None for drafted in drafts]
@@ -202,12 +212,8 @@ def lay_out(sought: Sought, profile: Profile, limit: int | None = None) -> Space
             f"{total} starts are more than the {MOST_STARTS} that are laid out; say some of what to try",
             ["gemm fp8", "tp 8", "no-separate"],
         )
-    places, stage, changes = (
-        np.concatenate(each) for each in zip(*map(_order, offers, range(len(offers))), strict=True)
-    )
-    # Of equal importance, the kinds of GPU and engine take turns.
-    within = np.concatenate([np.arange(each.size) for each in offers])
-    order = np.lexsort((places[:, 0], within, stage, changes))
+    stage, changes = (np.concatenate(each) for each in zip(*map(_order, offers), strict=True))
+    order = _sorted(changes.astype(np.int16) * len(STAGES) + stage, [each.size for each in offers])
     sizes = tuple(len(concurrency) * int(each) for each in np.bincount(stage, minlength=len(STAGES)))
     if limit is not None:
         order = order[: max(limit // len(concurrency), 1)]
@@ -218,7 +224,26 @@ def lay_out(sought: Sought, profile: Profile, limit: int | None = None) -> Space
             "some of what to try",
             ["limit 1000000", "gemm fp8", "tp 8"],
         )
-    return Space(sought, tuple(offers), concurrency, places[order], stage[order], sizes, refused)
+    return Space(sought, tuple(offers), concurrency, _places(offers, order), stage[order], sizes, refused)
+
+
+def _sorted(importance: NDArray[np.int16], sizes: list[int]) -> Codes:
+    """Return the starts of offers of some sizes, the most important first; of equal importance offers take turns."""
+    if len(sizes) == 1:
+        return np.argsort(importance, kind="stable")
+    within = np.concatenate([np.arange(each) for each in sizes])
+    return np.lexsort((np.repeat(np.arange(len(sizes)), sizes), within, importance))
+
+
+def _places(offers: list[Offer], starts: Codes) -> NDArray[np.int32]:
+    """Return of each start its offer, and in that its format, layout and setting, shape (n, 4)."""
+    first = np.cumsum([0, *(each.size for each in offers)])
+    found = np.empty((starts.size, 4), dtype=np.int32)
+    found[:, 0] = np.searchsorted(first, starts, side="right") - 1
+    for number, offer in enumerate(offers):
+        here = found[:, 0] == number
+        found[here, 1:] = np.stack(np.unravel_index(starts[here] - first[number], offer.shape), axis=1)
+    return found
 
 
 def _check(sought: Sought) -> None:
@@ -238,7 +263,7 @@ def _check(sought: Sought) -> None:
             raise InvalidValue(f"no {what} was named")
         if len(set(names)) < len(names):
             raise InvalidValue(f"{what} '{','.join(names)}' names one twice")
-    known = {*FIELDS, *BACKENDS, *WIDTHS, "concurrency", *SETTINGS}
+    known = {*FIELDS, *BACKENDS, *WIDTHS, "moe_a2a_backend", "concurrency", *SETTINGS}
     for name, values in sought.only.items():
         if name not in known or not values:
             raise InvalidValue(f"{name}: no values to try", sorted(known))
@@ -247,8 +272,8 @@ def _check(sought: Sought) -> None:
             raise InvalidValue(f"concurrency {each:g} is not a positive whole number")
 
 
-def _order(offer: Offer, number: int) -> tuple[NDArray[np.int32], NDArray[np.int8], NDArray[np.int8]]:
-    """Return the starts of an offer: their places, when each is tried, and how many choices are not the usual ones."""
+def _order(offer: Offer) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """Return when each start of an offer is tried, and how many of its choices are not the usual ones."""
     arch = get_architecture(offer.formats.model)
     spreads = bool(arch.moe_layers or arch.mla_layers)
     of_formats = []
@@ -262,6 +287,4 @@ def _order(offer: Offer, number: int) -> tuple[NDArray[np.int32], NDArray[np.int
     first, second, third = columns
     stage = np.maximum(first[:, None, None, 0], np.maximum(second[None, :, None, 0], third[None, None, :, 0]))
     changes = first[:, None, None, 1] + second[None, :, None, 1] + third[None, None, :, 1]
-    grid = np.indices(stage.shape, dtype=np.int32).reshape(3, -1)
-    places = np.vstack([np.full(grid.shape[1], number, dtype=np.int32), grid]).T
-    return places, stage.ravel(), changes.ravel()
+    return stage.ravel(), changes.ravel()

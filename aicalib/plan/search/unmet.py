@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aicalib.errors import InvalidValue, RequestError
 from aicalib.hardware import list_accelerators
-from aicalib.identify import WIDTHS, gpus_together
+from aicalib.identify import WIDTHS
 from aicalib.physics.memory import GIB
 from aicalib.plan.score import Figure
 from aicalib.plan.search.evaluate import Evaluated
@@ -124,7 +124,7 @@ def no_room(found: Evaluated) -> RequestError:
 def _where_it_fits(found: Evaluated) -> list[str]:
     """Return the smallest width of one node of each other kind of GPU that holds a request, fewest GPUs first."""
     sought = found.space.sought
-    tried = [(gpu, width) for gpu in list_accelerators() for width in WIDTHS if width <= gpus_together(gpu)]
+    tried = [(gpu, width) for gpu in list_accelerators() for width in WIDTHS if width <= gpu.gpus_together]
     batch = resolve({
         "model": [sought.model] * len(tried), "gpu": [gpu.name for gpu, _ in tried],
         "engine": [sought.engines[0]] * len(tried), "tp": [width for _, width in tried],

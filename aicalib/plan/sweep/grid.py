@@ -40,7 +40,7 @@ LOADS: Final = ("concurrency", "request_rate")
 MOST_NAMES: Final = 100_000
 """Combinations of names beyond which they are not looked up: at some 0.1 ms each, that takes ten seconds."""
 
-_WORDS: Final = {*NAME_COLUMNS, *DRAFT_NAMES, "load"}
+_WORDS: Final = {*NAME_COLUMNS, *DRAFT_NAMES, "moe_a2a_backend", "load"}
 _RANGE: Final = ("first", "last", "step")
 
 
