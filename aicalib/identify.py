@@ -25,6 +25,7 @@ from aicalib.profiles import kernels
 from aicalib.profiles.coefficients import FORMAT_CLASSES, KV_CLASSES
 from aicalib.quant import (
     SIXTEEN_BIT,
+    ActivationScaling,
     ComputeMode,
     FMHAQuantMode,
     GEMMQuantMode,
@@ -55,6 +56,9 @@ OTHER_WIDTH = 0.5
 
 NARROWEST_TIMED_BITS = 8.0
 """Bits of the narrowest cache for which attention kernels were timed."""
+
+DYNAMIC_SCALES = (ActivationScaling.PER_TENSOR_DYNAMIC, ActivationScaling.PER_TOKEN_DYNAMIC)
+"""Scales of activations that are found before a product; those of small groups are part of its own kernels."""
 
 FP8_ATTENTION = ("9.0", "10.0", "10.3")
 """Compute capabilities whose default attention kernels (FA3, TRT-LLM) multiply in FP8 on an FP8 cache."""
@@ -227,6 +231,7 @@ def surface_codes(identity: Identity) -> dict[str, tuple[int, str]]:
         "gemm": ("gemm", default_backend(identity.engine, identity.engine_version, gpu, "gemm", dense)[1]),
         "gemm_wide": ("gemm", "wide"),
         "quantize": ("quantize", "fp8"),
+        "dynamic_scale": ("dynamic_scale", identity.engine),
         "pre": ("mla_batched", f"pre_{absorbed}"),
         "post": ("mla_batched", f"post_{absorbed}"),
         "attention_decode": ("decode_attention", full.variant),
@@ -312,6 +317,7 @@ def numbers_of(identity: Identity) -> dict[str, float]:
     kv_bits = storage_bits(quant.kvcache)
     narrow = "fp8_blackwell" if gpu.capability.startswith("10.") else "fp8"
     whole = weight_format(quant.gemm, quant.gemm_variant).whole_model or quant.gemm.name == "float32"
+    scales = weight_format(quant.gemm, quant.gemm_variant).activations
     padding = expert_padding(identity.engine, gpu, quant.moe)
     return {
         "gemm_bits": storage_bits(quant.gemm, quant.gemm_variant),
@@ -331,6 +337,7 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         "has_encoder": has_encoder(identity.architecture),
         "masks_window": _attention(identity, _softmax_kinds(identity.architecture)[1]).masks_window,
         "expert_tile": TILE.get(_experts_variant(identity), 1.0),
+        "dynamic_scales": paths["gemm"] == "fp8" and scales in DYNAMIC_SCALES,
         "wide_peak_flops_s": gpu.peak_flops[gpu.wide_format],
         "bandwidth_bytes_s": gpu.bandwidth_bytes_s,
         "memory_bytes": gpu.memory_bytes,

@@ -368,6 +368,7 @@ def _system(names: _Names, who: Codes, widths: Widths, month: Array) -> System:
         **numbers,
         link_bytes_s=np.where(fabric, sized["link_bytes_s"], sized["pcie_bytes_s"]),
         surfaces=surfaces,
+        dynamic_scales=sized["dynamic_scales"] > 0,
         is_amd=sized["is_amd"] > 0,
         is_cpu=sized["is_cpu"] > 0,
         one_pool=sized["one_pool"] > 0,

@@ -32,7 +32,14 @@ OF_EXPERTS = (
     "width_pad",
     "ep",
 )
-OF_WEIGHTS = ("gemm_bits", "gemm_class", "gemm_peak_flops_s", "table_bits", "wide_peak_flops_s")
+OF_WEIGHTS = (
+    "gemm_bits",
+    "gemm_class",
+    "gemm_peak_flops_s",
+    "dynamic_scales",
+    "table_bits",
+    "wide_peak_flops_s",
+)
 OF_NO_KERNEL = (
     "memory_bytes",
     "window_ratio",

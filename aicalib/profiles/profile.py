@@ -160,7 +160,13 @@ class Profile:
                     f"and physics {PHYSICS}: its runs are not lost, calibrate again from the store",
                     ["aicalib calibrate --base default", "the profile 'default'"],
                 )
-            entries = document["coefficients"]
+            # What no fit moves need not have been known when a profile was fitted: it stands at its prior.
+            kept = {
+                each.name: {"value": each.prior, "log_deviation": 0.0}
+                for each in all_coefficients()
+                if each.spread == 0.0
+            }
+            entries = kept | document["coefficients"]
             names = [each.name for each in all_coefficients()]
             if sorted(entries) != sorted(names):
                 raise InvalidValue(

@@ -33,6 +33,7 @@ PARTS: Final = {
     "decode_mixers": "attention",
     "prefill_mixers": "attention",
     "quantize": "casts",
+    "dynamic_scale": "scales of activations",
     "links": "exchange between GPUs",
     "elementwise": "norms and sampling",
     "": "launches, gaps and the engine's own time",
@@ -253,7 +254,7 @@ class _Taken:
         if bound == "latency":
             return (
                 "launch and scale overhead"
-                if part in ("", "quantize")
+                if part in ("", "quantize", "dynamic_scale")
                 else "kernels below the datasheet's rates"
             )
         return {"link": "the link between GPUs", "memory": "memory traffic"}[bound]
