@@ -12,8 +12,9 @@ from aicalib.physics.kernels.scale import SCALE
 if TYPE_CHECKING:
     import pandas as pd
 
-NOTHING_S = 1e-15
-"""Stands for no time at all in seconds: surfaces are logarithms."""
+NOTHING_S = 5e-324
+"""Stands for no time at all in seconds: the smallest number whose logarithm a surface can hold. What comes back of it,
+times anything below a second, is 0."""
 
 
 def _calls(frame: pd.DataFrame) -> Calls:
