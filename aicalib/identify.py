@@ -21,6 +21,7 @@ from aicalib.hardware import Accelerator, get_accelerator
 from aicalib.models import Architecture, get_architecture
 from aicalib.physics.kernels.comm import all_reduce_variant
 from aicalib.physics.kernels.moe import TILE
+from aicalib.physics.kernels.scale import NEGLIGIBLE, SCALE
 from aicalib.profiles import kernels
 from aicalib.profiles.coefficients import FORMAT_CLASSES, KV_CLASSES
 from aicalib.quant import (
@@ -231,7 +232,7 @@ def surface_codes(identity: Identity) -> dict[str, tuple[int, str]]:
         "gemm": ("gemm", default_backend(identity.engine, identity.engine_version, gpu, "gemm", dense)[1]),
         "gemm_wide": ("gemm", "wide"),
         "quantize": ("quantize", "fp8"),
-        "dynamic_scale": ("dynamic_scale", identity.engine),
+        "dynamic_scale": (SCALE.name, identity.engine),
         "pre": ("mla_batched", f"pre_{absorbed}"),
         "post": ("mla_batched", f"post_{absorbed}"),
         "attention_decode": ("decode_attention", full.variant),
@@ -310,6 +311,14 @@ def _experts_variant(identity: Identity) -> str:
     return default_backend(identity.engine, identity.engine_version, gpu, "moe", form)[1]
 
 
+def _finds_scales(identity: Identity) -> bool:
+    """Return whether the scales of dense inputs are found while serving, in time that an engine's kernels show."""
+    place, _ = kernels.code(SCALE.name, identity.accelerator, identity.engine)
+    longest = kernels.surfaces(SCALE.name)[place].max()
+    scales = weight_format(identity.quant.gemm, identity.quant.gemm_variant).activations
+    return scales in DYNAMIC_SCALES and bool(np.exp(longest) > NEGLIGIBLE)
+
+
 def numbers_of(identity: Identity) -> dict[str, float]:
     """Return what physics reads of the names of one identity, as numbers."""
     quant, gpu = identity.quant, identity.accelerator
@@ -317,7 +326,6 @@ def numbers_of(identity: Identity) -> dict[str, float]:
     kv_bits = storage_bits(quant.kvcache)
     narrow = "fp8_blackwell" if gpu.capability.startswith("10.") else "fp8"
     whole = weight_format(quant.gemm, quant.gemm_variant).whole_model or quant.gemm.name == "float32"
-    scales = weight_format(quant.gemm, quant.gemm_variant).activations
     padding = expert_padding(identity.engine, gpu, quant.moe)
     return {
         "gemm_bits": storage_bits(quant.gemm, quant.gemm_variant),
@@ -337,7 +345,7 @@ def numbers_of(identity: Identity) -> dict[str, float]:
         "has_encoder": has_encoder(identity.architecture),
         "masks_window": _attention(identity, _softmax_kinds(identity.architecture)[1]).masks_window,
         "expert_tile": TILE.get(_experts_variant(identity), 1.0),
-        "dynamic_scales": paths["gemm"] == "fp8" and scales in DYNAMIC_SCALES,
+        "dynamic_scales": paths["gemm"] == "fp8" and _finds_scales(identity),
         "wide_peak_flops_s": gpu.peak_flops[gpu.wide_format],
         "bandwidth_bytes_s": gpu.bandwidth_bytes_s,
         "memory_bytes": gpu.memory_bytes,

@@ -44,7 +44,8 @@ class System:
     gemm_peak_flops_s, expert_peak_flops_s, attention_peak_flops_s : ndarray, shape (d,)
         Dense peak of one GPU for the math that the format really runs in.
     dynamic_scales : ndarray of bool, shape (d,)
-        Dense products multiply in FP8, with one scale a tensor or a row of the input that is found while serving.
+        Dense products multiply in FP8, with one scale a tensor or a row of the input that is found while serving, in
+        time of its own.
     wide_peak_flops_s : ndarray, shape (d,)
         The same of 16-bit math, in which routers and most output heads run.
     gemm_class, expert_class : ndarray of int, shape (d,)

@@ -12,9 +12,8 @@ from aicalib.physics.kernels.scale import SCALE
 if TYPE_CHECKING:
     import pandas as pd
 
-NOTHING_S = 5e-324
-"""Stands for no time at all in seconds: the smallest number whose logarithm a surface can hold. What comes back of it,
-times anything below a second, is 0."""
+NOTHING_S = 1e-15
+"""Stands for no time at all in seconds, since surfaces are logarithms; far below `NEGLIGIBLE`."""
 
 
 def _calls(frame: pd.DataFrame) -> Calls:

@@ -12,6 +12,9 @@ Array = NDArray[np.float64]
 FLOOR_S = 1e-6
 """Time of a scale of nothing in seconds; the surface corrects it."""
 
+NEGLIGIBLE = 1e-6
+"""Share of the ideal time below which a whole surface says that finding scales takes no time."""
+
 INPUT_BYTES = 2.0
 """The activation is read once more in 16 bit, for its largest value."""
 
