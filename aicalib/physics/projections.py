@@ -103,9 +103,7 @@ def _calls(system: System, each: Product, rows: Array) -> list[Call]:
         if system.dynamic_scales.any():
             code, count = system.surfaces["dynamic_scale"], count * system.dynamic_scales
             name = f"scales for {each.name}"
-            found.append(
-                Call(name, SCALE, code, count, sizes, machine, "dynamic_scale", "", "dynamic_scale")
-            )
+            found.append(Call(name, SCALE, code, count, sizes, machine, "dynamic_scale", "", "dynamic_scale"))
     return found
 
 

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from aicalib.calibrate.kernels import attention, batched, comm, gemm, latent, linear, moe, quantize, scale, sparse
+from aicalib.calibrate.kernels import (
+    attention,
+    batched,
+    comm,
+    gemm,
+    latent,
+    linear,
+    moe,
+    quantize,
+    scale,
+    sparse,
+)
 from aicalib.calibrate.kernels.table import Table
 
 FAMILIES: tuple[tuple[Table, ...], ...] = (

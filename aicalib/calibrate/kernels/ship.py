@@ -19,7 +19,7 @@ from aicalib.calibrate.kernels.samples import collect
 from aicalib.calibrate.kernels.table import ENGINE
 from perfdb import Store
 
-SOURCE = "PyPI package aiconfigurator-core 0.12.0, systems/data: timings of SGLang kernels; of dynamic scales, of each engine"
+SOURCE = "PyPI package aiconfigurator-core 0.12.0, systems/data: timings of SGLang kernels, and of all engines' scales"
 LICENCE = "Apache-2.0"
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
