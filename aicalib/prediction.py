@@ -124,7 +124,7 @@ class Prediction:
         formats = unseen_formats(batch.identities[batch.codes[index]], self.profile)
         if not formats or FORMAT not in {int(self.nearness(metric)[index]) for metric in LEVELED}:
             return None
-        return f"no run with {' and '.join(formats)} was fitted: intervals are those of formats left out of a fit"
+        return f"no run with {' and '.join(formats)} was fitted; intervals are those of formats left out of a fit"
 
     def comparable(self, metric: str, is_median: NDArray[np.bool_]) -> Interval:
         """Return the statistic that compares with a measured one, row by row."""

@@ -49,8 +49,8 @@ IMITATED = {
     "extrapolated": "kernels answered from the tables of another GPU of the generation, model family x GPU left out",
     "datasheet": "kernels answered from the mean over all GPUs, GPU generation left out; the GPU's own tables are part "
     "of that mean, and its figures on the datasheet are right: what an unknown GPU adds is not measured",
-    "format": "a class of formats of weights, or a width of the cache, left out everywhere, the kernels of 16 bit in its "
-    "place",
+    "format": "a class of formats of weights, or a width of the cache, left out everywhere, the kernels of 16 bit "
+    "instead of its own",
 }
 """How each distance was imitated. Queues of open loads and bursts, pipelines and speculation are answered at the width
 of "extrapolated", which no left-out run of theirs has tested."""

@@ -160,11 +160,10 @@ class Profile:
                     f"and physics {PHYSICS}: its runs are not lost, calibrate again from the store",
                     ["aicalib calibrate --base default", "the profile 'default'"],
                 )
-            # What no fit moves need not have been known when a profile was fitted: it stands at its prior.
             kept = {
-                each.name: {"value": each.prior, "log_deviation": 0.0}
+                each.name: {"value": each.absent, "log_deviation": 0.0}
                 for each in all_coefficients()
-                if each.spread == 0.0
+                if each.absent is not None
             }
             entries = kept | document["coefficients"]
             names = [each.name for each in all_coefficients()]

@@ -298,6 +298,7 @@ class _Ranking:
             tie=row != best and bool(self.bases["value"][row] <= self.bases["high"][best]),
             why=why,
             accuracy=published(deployment),
+            unseen=predictions.unseen(at),
             row=at,
         )  # fmt: skip
 
