@@ -217,7 +217,7 @@ def _relative(who: Identity) -> Identity | None:
     """Return a deployment on its GPU under the name of its nearest relative with kernels of its own, None without."""
     names = {name for name, _ in kernels.labels("gemm")} - {kernels.ANY, who.accelerator.name}
     donor = kernels.donor(who.accelerator, [get_accelerator(name) for name in sorted(names)])
-    return donor and replace(who, accelerator=replace(who.accelerator, name=donor.name))
+    return None if donor is None else replace(who, accelerator=replace(who.accelerator, name=donor.name))
 
 
 def with_tables_of(runs: Runs, other: Callable[[Identity], Identity | None]) -> tuple[Codes, Runs] | None:
@@ -254,7 +254,7 @@ def with_tables_of(runs: Runs, other: Callable[[Identity], Identity | None]) -> 
         for name, olds in batch.system.surfaces.items()
     }
     # Step times are kept by who is asked about: these have others than the same names with their own kernels.
-    names = tuple(replace(who) for who in batch.identities)
+    names = [replace(who) for who in batch.identities]
     strange = replace(batch, identities=names, system=replace(batch.system, surfaces=surfaces))
     return chosen, replace(runs, batch=strange).take(chosen)
 
