@@ -25,10 +25,12 @@ from aicalib.layer_kernels import attention_of, chosen_kernels, experts_variant,
 from aicalib.models import Architecture, get_architecture
 from aicalib.physics.kernels.comm import all_reduce_variant
 from aicalib.physics.kernels.moe import TILE
+from aicalib.physics.kernels.scale import NEGLIGIBLE, SCALE
 from aicalib.profiles import kernels
 from aicalib.profiles.coefficients import FORMAT_CLASSES, KV_CLASSES
 from aicalib.quant import (
     SIXTEEN_BIT,
+    ActivationScaling,
     FMHAQuantMode,
     GEMMQuantMode,
     KVCacheQuantMode,
@@ -57,6 +59,9 @@ OTHER_WIDTH = 0.5
 
 NARROWEST_TIMED_BITS = 8.0
 """Bits of the narrowest cache for which attention kernels were timed."""
+
+DYNAMIC_SCALES = (ActivationScaling.PER_TENSOR_DYNAMIC, ActivationScaling.PER_TOKEN_DYNAMIC)
+"""Scales of activations that are found before a product; those of small groups are part of its own kernels."""
 
 FP8_ATTENTION = ("9.0", "10.0", "10.3")
 """Compute capabilities whose default attention kernels (FA3, TRT-LLM) multiply in FP8 on an FP8 cache."""
@@ -204,6 +209,7 @@ def surface_codes(identity: Identity) -> dict[str, tuple[int, str]]:
         "gemm": ("gemm", default_backend(identity.engine, identity.engine_version, gpu, "gemm", dense)[1]),
         "gemm_wide": ("gemm", "wide"),
         "quantize": ("quantize", "fp8"),
+        "dynamic_scale": (SCALE.name, identity.engine),
         "pre": ("mla_batched", f"pre_{absorbed}"),
         "post": ("mla_batched", f"post_{absorbed}"),
         "sparse_decode": ("sparse_decode", module),
@@ -253,6 +259,14 @@ def untimed_cache(identity: Identity) -> bool:
     return storage_bits(attended_cache(identity)) < NARROWEST_TIMED_BITS
 
 
+def _finds_scales(identity: Identity) -> bool:
+    """Return whether the scales of dense inputs are found while serving, in time that an engine's kernels show."""
+    place, _ = kernels.code(SCALE.name, identity.accelerator, identity.engine)
+    longest = kernels.surfaces(SCALE.name)[place].max()
+    scales = weight_format(identity.quant.gemm, identity.quant.gemm_variant).activations
+    return scales in DYNAMIC_SCALES and bool(np.exp(longest) > NEGLIGIBLE)
+
+
 def numbers_of(identity: Identity) -> dict[str, float]:
     """Return what physics reads of the names of one identity, as numbers."""
     quant, gpu = identity.quant, identity.accelerator
@@ -282,6 +296,7 @@ def numbers_of(identity: Identity) -> dict[str, float]:
             identity, softmax_kinds(identity.architecture)[1], "prefill"
         ).masks_window,
         "expert_tile": TILE.get(experts_variant(identity), 1.0),
+        "dynamic_scales": paths["gemm"] == "fp8" and _finds_scales(identity),
         "wide_peak_flops_s": gpu.peak_flops[gpu.wide_format],
         "vector_peak_flops_s": gpu.peak_flops.get("fp32", gpu.peak_flops[gpu.wide_format]),
         "bandwidth_bytes_s": gpu.bandwidth_bytes_s,

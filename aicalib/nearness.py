@@ -32,9 +32,17 @@ DEPTHS = ("group", "formats", "engine", "configuration", "curve")
 LEVELED = ("ttft_ms", "tpot_ms")
 """Metrics that have levels of their own; end-to-end time and throughput follow from them."""
 
-NEARNESS = ("curve", "configuration", "group", "apart", "new", "kernel-fit", "extrapolated", "datasheet")
+NEARNESS = (
+    "curve", "configuration", "group", "apart", "new", "kernel-fit", "extrapolated", "datasheet", "format"
+)  # fmt: skip
 """How near the nearest fitted runs are to a calibrated answer: in the same curve, configuration or group; its model
-family and its GPU each seen, but apart; one of them new. Other answers stand by their origin."""
+family and its GPU each seen, but apart; one of them new. Other answers stand by their origin; farthest is one in a
+format that no run had."""
+
+FORMAT = NEARNESS.index("format")
+
+SAME_FORMAT = {"float16": "bfloat16", "fp8_e4m3": "fp8"}
+"""Modes that are another one by another name: as many bits, the same math, kernels and speed."""
 
 NEAR_BY_DEPTH = np.array(
     [NEARNESS.index(name) for name in ("group", "group", "group", "configuration", "curve")]
@@ -212,9 +220,29 @@ def nearness(batch: Batch, profile: Profile, depth: Codes, origin: Codes) -> Cod
     # Runs of a configuration say little of the same one on other kernels.
     other = np.array([who.other_kernels for who in batch.identities], dtype=bool)[batch.codes]
     depth = np.where(other, np.minimum(depth, 0), depth)
+    unseen = np.array([bool(unseen_formats(who, profile)) for who in batch.identities], dtype=np.bool_)
     calibrated = np.where(depth >= 0, NEAR_BY_DEPTH[depth], NEARNESS.index("apart") + is_new[batch.codes])
     result: Codes = np.where(origin == 0, calibrated, NEARNESS.index("new") + origin)
-    return result
+    # A level of the formats themselves is from runs that had them, a team's own among them.
+    return np.where(unseen[batch.codes] & (depth < DEPTHS.index("formats")), FORMAT, result)
+
+
+def formats_of(who: Identity) -> tuple[str, ...]:
+    """Return the formats that a deployment is said to have or to lack runs of: "gemm fp8", "moe nvfp4", "kv fp8"."""
+    quant = who.quant
+    modes = {"gemm": quant.gemm.name, "moe": quant.moe.name, "kv": quant.kvcache.name}
+    if not who.architecture.moe_layers:
+        del modes["moe"]
+    return tuple(f"{field} {SAME_FORMAT.get(mode, mode)}" for field, mode in modes.items())
+
+
+def unseen_formats(who: Identity, profile: Profile) -> tuple[str, ...]:
+    """Return the formats of a deployment that no run had which a profile's coefficients were fitted on.
+
+    None of a profile that does not say which they were.
+    """
+    seen = profile.lineage.get("formats")
+    return () if seen is None else tuple(each for each in formats_of(who) if each not in seen)
 
 
 def group_key(who: Identity) -> str:

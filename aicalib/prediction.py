@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from aicalib.batch import Batch
 from aicalib.deployment import Deployment, Workload
 from aicalib.identify import KERNEL_ORIGINS, untimed_cache
-from aicalib.nearness import LEVELED, NEARNESS, Levels, levelled, nearness, nodes_of, paced
+from aicalib.nearness import (
+    FORMAT,
+    LEVELED,
+    NEARNESS,
+    Levels,
+    levelled,
+    nearness,
+    nodes_of,
+    paced,
+    unseen_formats,
+)
 from aicalib.physics.memory import Memory, largest_concurrency
 from aicalib.profiles.coefficients import FORMAT_CLASSES
 from aicalib.profiles.profile import Profile, default_profile
@@ -72,7 +82,7 @@ class Prediction:
     origins : ndarray of int, shape (n,)
         Places in `ORIGINS`: "calibrated" (runs of the engine and of the weight formats on this compute capability
         were fitted); else "kernel-fit" (the kernels were timed on this accelerator), "extrapolated" (on another
-        of its generation, in a format that stands in, or the load or feature is one that no fit has seen) or
+        of its generation, in a format that stands in, or the load, feature or format is one that no fit has seen) or
         "datasheet".
     levels : Levels, optional
         What fitted runs of the same group, configuration or curve add to the physics, where the profile has such.
@@ -119,6 +129,14 @@ class Prediction:
         depth = unknown if self.levels is None else self.levels.depth_of(metric)
         return nearness(self.batch, self.profile, depth, self.origins)
 
+    def unseen(self, index: int) -> str | None:
+        """Return in words which formats of a row no fitted run had, None where its numbers do not rest on that."""
+        batch = self.batch
+        formats = unseen_formats(batch.identities[batch.codes[index]], self.profile)
+        if not formats or FORMAT not in {int(self.nearness(metric)[index]) for metric in LEVELED}:
+            return None
+        return f"no run with {' and '.join(formats)} was fitted; intervals are those of formats left out of a fit"
+
     def comparable(self, metric: str, is_median: NDArray[np.bool_]) -> Interval:
         """Return the statistic that compares with a measured one, row by row."""
         pairs = zip(self.median[metric], self.mean[metric], strict=True)
@@ -160,7 +178,7 @@ def _origins(batch: Batch, profile: Profile, levels: Levels | None) -> NDArray[n
     """Return the origin of each row, as a place in `ORIGINS`, shape (n,).
 
     Calibrated where runs like it were fitted, or where its model has a level in its formats; else as its kernels are,
-    but at most extrapolated where a fitted profile is asked about a load that no fit has seen.
+    but at most extrapolated where a fitted profile is asked about a format or a load that no fit has seen.
     """
     known = ORIGINS.tolist()
     kernel = np.array([known.index(who.kernel_origin) for who in batch.identities], dtype=np.intp)
@@ -168,11 +186,13 @@ def _origins(batch: Batch, profile: Profile, levels: Levels | None) -> NDArray[n
         return kernel[batch.codes]
     fitted = set(profile.lineage["evidence"])
     seen = np.array([keys <= fitted for keys in evidence_keys(batch)], dtype=np.bool_)
-    found = np.where(seen, 0, kernel)[batch.codes]
+    unseen = np.array([bool(unseen_formats(who, profile)) for who in batch.identities], dtype=np.bool_)
+    extrapolated = known.index("extrapolated")
+    found = np.where(unseen, np.maximum(kernel, extrapolated), np.where(seen, 0, kernel))[batch.codes]
     if levels is not None:
         known_formats = np.max([levels.depth[metric] for metric in LEVELED], axis=0) > 0
         found = np.where(known_formats, 0, found)
-    return np.where(_unfitted(batch), np.maximum(found, known.index("extrapolated")), found)
+    return np.where(_unfitted(batch), np.maximum(found, extrapolated), found)
 
 
 def _unfitted(batch: Batch) -> NDArray[np.bool_]:

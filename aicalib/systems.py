@@ -138,6 +138,7 @@ def _system(names: Names, who: Codes, widths: Widths, month: Array, network_byte
         network_bytes_s=network_bytes_s,
         deepep=np.zeros(tp.size, dtype=np.bool_),
         surfaces=surfaces,
+        dynamic_scales=sized["dynamic_scales"] > 0,
         is_amd=sized["is_amd"] > 0,
         is_cpu=sized["is_cpu"] > 0,
         one_pool=sized["one_pool"] > 0,

@@ -414,6 +414,14 @@ def test_kernels_of_another_gpu_are_imitated(published):
     assert with_tables_of(runs, lambda _: None) is None
 
 
+def test_kernels_of_another_gpu_are_not_those_asked_about_before(published):
+    """The step times of few deployments are kept: these have the names of others, and other times."""
+    runs, profile = some_runs(published, 20), uncalibrated()
+    chosen, strange = with_tables_of(runs, relative)
+    plain, moved = (predict_batch(each.batch, profile) for each in (runs.take(chosen), strange))
+    assert np.abs(np.log(moved.mean["tpot_ms"].value / plain.mean["tpot_ms"].value)).max() > 0.01
+
+
 def test_the_learning_curve_asks_only_what_was_not_revealed(published):
     def levels_alone(part):
         logs = log_errors(part, uncalibrated())

@@ -15,9 +15,10 @@ from aicalib.calibrate.hidden import doubted, states
 from aicalib.calibrate.intervals import FEWEST_GROUPS as FEWEST_FOR_INTERVALS
 from aicalib.calibrate.intervals import IMITATED, Imitation, imitations, quantiles
 from aicalib.calibrate.levels import curve_keys, levels_of
-from aicalib.calibrate.lineage import evidence, fitted_rows, scope, version_of
+from aicalib.calibrate.lineage import evidence, fitted_rows, formats, scope, version_of
 from aicalib.calibrate.runs import Runs, as_runs
 from aicalib.calibrate.score import Score, score
+from aicalib.calibrate.unseen import MOST, coverage, formats_left_out
 from aicalib.calibrate.validate import FOLDS, LeftOut, answered, left_out
 from aicalib.errors import InvalidValue
 from aicalib.nearness import LEVELED, NEARNESS
@@ -56,8 +57,8 @@ TTFT_FLAGS = (
 """Runs with one of these flags keep their TPOT; their TTFT, and the end-to-end time with it, measures
 something else: compilation, a cached prefix, a busy host, or a line in front of the engine."""
 
-FITS = 3 * FOLDS + 1
-"""Fits of a calibration at most: without groups, families and generations of GPUs, and the final one."""
+FITS = 3 * FOLDS + MOST + 1
+"""Fits of a calibration at most: without groups, families, generations of GPUs and formats, and the final one."""
 
 FEWEST_GROUPS = 2
 """Fewest (model family x GPU) groups that can be cross-validated."""
@@ -252,7 +253,9 @@ def calibrate(
     tick()
     again = partial(coefficients, near=final)
     group = left_out(runs, "group", again, tick=tick)
-    found = imitations(runs, group, again, tick)
+    near = imitations(runs, group, again, tick)
+    classes = formats_left_out(runs, again, tick)
+    found = [*near, *classes.values()]
     physics = answered(runs, np.zeros_like(group.fold), [uncalibrated()]).values
     board = _scoreboard(runs, group, physics, _nested_bounds(runs, group, found))
     lineage = {
@@ -261,6 +264,8 @@ def calibrate(
         "runs": int(runs.batch.rows.size),
         "groups": len(groups),
         **final.lineage,
+        "formats": sorted(formats(runs)),
+        "formats_left_out": coverage(runs, near, classes),
         "remarks": [*final.lineage["remarks"], *_few(len(groups))],
         "intervals": IMITATED,
         "left_out_by_flag": flagged,

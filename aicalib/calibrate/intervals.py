@@ -21,7 +21,7 @@ from aicalib.deployment import Identity
 from aicalib.errors import NotCovered
 from aicalib.hardware import Accelerator, get_accelerator
 from aicalib.identify import surface_codes
-from aicalib.nearness import LEVELED, NEAR_BY_DEPTH, NEARNESS, Nodes, spans_of
+from aicalib.nearness import FORMAT, LEVELED, NEAR_BY_DEPTH, NEARNESS, Nodes, spans_of
 from aicalib.prediction import ANY_ENGINE, predict_batch
 from aicalib.profiles import kernels
 from aicalib.profiles.profile import METRICS, Profile
@@ -49,6 +49,8 @@ IMITATED = {
     "extrapolated": "kernels answered from the tables of another GPU of the generation, model family x GPU left out",
     "datasheet": "kernels answered from the mean over all GPUs, GPU generation left out; the GPU's own tables are part "
     "of that mean, and its figures on the datasheet are right: what an unknown GPU adds is not measured",
+    "format": "a class of formats of weights, or a width of the cache, left out everywhere, the kernels of 16 bit "
+    "instead of its own",
 }
 """How each distance was imitated. Queues of open loads and bursts, pipelines and speculation are answered at the width
 of "extrapolated", which no left-out run of theirs has tested."""
@@ -105,8 +107,8 @@ def imitations(
         strange = with_tables_of(runs, other)
         if strange is not None:
             chosen, part = strange
-            logs = _residuals(part, answered(part, base.fold[chosen], base.profiles))
-            found.append(_at(near, {metric: _spread(logs[metric], chosen, runs) for metric in METRICS}))
+            left = answered(part, base.fold[chosen], base.profiles)
+            found.append(at_distance(near, runs, chosen, part, left))
     return found
 
 
@@ -115,14 +117,27 @@ def _residuals(runs: Runs, found: LeftOut) -> dict[str, Array]:
         return {metric: np.log(runs.measured[metric] / found.values[metric]) for metric in METRICS}
 
 
-def _spread(values: Array, chosen: Codes, runs: Runs) -> Array:
-    whole = np.full(runs.batch.at.size, np.nan)
-    whole[chosen] = values
-    return whole
+def at_distance(near: int, runs: Runs, chosen: Codes, part: Runs, found: LeftOut) -> Imitation:
+    """Return the errors of some of n runs, all at one distance.
 
-
-def _at(near: int, logs: dict[str, Array]) -> Imitation:
-    return Imitation(logs, {metric: np.full(values.size, near) for metric, values in logs.items()})
+    Parameters
+    ----------
+    near : int
+        Place in `NEARNESS`.
+    runs : Runs
+        n runs.
+    chosen : ndarray of int, shape (m,)
+        Which of them were answered.
+    part : Runs
+        Those, as they were asked.
+    found : LeftOut
+        The answers.
+    """
+    n = runs.batch.at.size
+    logs = {metric: np.full(n, np.nan) for metric in METRICS}
+    for metric, values in _residuals(part, found).items():
+        logs[metric][chosen] = values
+    return Imitation(logs, {metric: np.full(n, near) for metric in METRICS})
 
 
 def of_left_out(runs: Runs, found: LeftOut) -> Imitation:
@@ -194,40 +209,38 @@ class _Untimed(Accelerator):
         return None
 
 
-def _untimed(accelerator: Accelerator) -> Accelerator | None:
-    return _Untimed(**(vars(accelerator) | {"name": "untimed"}))
+def _untimed(who: Identity) -> Identity:
+    return replace(who, accelerator=_Untimed(**(vars(who.accelerator) | {"name": "untimed"})))
 
 
-def _relative(accelerator: Accelerator) -> Accelerator | None:
-    """Return the accelerator under the name of its nearest relative with kernels of its own, None without one."""
-    names = {name for name, _ in kernels.labels("gemm")} - {kernels.ANY, accelerator.name}
-    donor = kernels.donor(accelerator, [get_accelerator(name) for name in sorted(names)])
-    return donor and replace(accelerator, name=donor.name)
+def _relative(who: Identity) -> Identity | None:
+    """Return a deployment on its GPU under the name of its nearest relative with kernels of its own, None without."""
+    names = {name for name, _ in kernels.labels("gemm")} - {kernels.ANY, who.accelerator.name}
+    donor = kernels.donor(who.accelerator, [get_accelerator(name) for name in sorted(names)])
+    return None if donor is None else replace(who, accelerator=replace(who.accelerator, name=donor.name))
 
 
-def with_tables_of(
-    runs: Runs, other: Callable[[Accelerator], Accelerator | None]
-) -> tuple[Codes, Runs] | None:
-    """Return runs whose kernels are answered from the tables of another accelerator, and which they are.
+def with_tables_of(runs: Runs, other: Callable[[Identity], Identity | None]) -> tuple[Codes, Runs] | None:
+    """Return runs whose kernels are answered as if they were another deployment's, and which they are.
 
     Parameters
     ----------
     runs : Runs
     other : callable
-        Names that accelerator; None leaves the runs of this one out.
+        Names that deployment: on another accelerator, in other formats; None leaves the runs of this one out.
 
     Notes
     -----
-    Datasheet and collectives stay the accelerator's own.
+    Bytes, math and datasheet stay the deployment's own.
     """
     batch = runs.batch
     codes: dict[int, dict[str, int]] = {}
     for place in set(batch.codes.tolist()):
         who: Identity = batch.identities[place]
-        named = other(who.accelerator)
+        named = other(who)
         try:
             if named is not None:
-                found = surface_codes(replace(who, accelerator=named))
+                found = surface_codes(named)
                 codes[place] = {name: code for name, (code, _) in found.items()}
         except NotCovered:
             continue  # no kernel of that format was timed elsewhere: nothing to imitate with
@@ -240,7 +253,9 @@ def with_tables_of(
         )
         for name, olds in batch.system.surfaces.items()
     }
-    strange = replace(batch, system=replace(batch.system, surfaces=surfaces))
+    # Step times are kept by who is asked about: these have others than the same names with their own kernels.
+    names = [replace(who) for who in batch.identities]
+    strange = replace(batch, identities=names, system=replace(batch.system, surfaces=surfaces))
     return chosen, replace(runs, batch=strange).take(chosen)
 
 
@@ -303,7 +318,8 @@ def quantiles(
     -----
     Engines differ in how far they lie from the physics, hardly in how that grows with distance, and one may have few
     groups: errors are divided by their engine's median on left-out groups, and the engines share the quantiles of that
-    ratio. These are made monotone by isotonic regression: to know less never makes surer.
+    ratio. These are made monotone by isotonic regression: to know less never makes surer. That of formats left out
+    takes no part in it, and moves no other: it is its own, or that of the farthest distance where this is wider.
     """
     labels = [group[1:] for group in runs.groups]
     codes = {label: code for code, label in enumerate(sorted(set(labels)))}
@@ -325,10 +341,14 @@ def quantiles(
         near = np.concatenate([each.near[metric][chosen] for each in found])
         label = np.tile(names[chosen], len(found))
         ratios, sizes, places = [], [], []
+        unseen = 0.0
         for place in range(len(NEARNESS)):
             at = np.isfinite(errors) & (near == place)
             groups = np.unique(label[at]).size
             if groups >= min(FEWEST_GROUPS, np.unique(names[known]).size):
+                if place == FORMAT:
+                    unseen = conformal(errors[at], label[at])
+                    continue
                 ratios.append(conformal(errors[at], label[at]))
                 sizes.append(groups)
                 places.append(place)
@@ -337,6 +357,7 @@ def quantiles(
         smooth = isotonic_regression(np.log(ratios), sample_weight=sizes)
         # A distance that too few groups could be put at takes the width of the next one farther out, the last known.
         filled = np.exp(smooth)[np.minimum(np.searchsorted(places, range(len(NEARNESS))), len(places) - 1)]
+        filled[FORMAT] = max(filled[FORMAT], unseen)
         for engine, each in scale.items():
             by = {name: round(float(ratio * each), 4) for name, ratio in zip(NEARNESS, filled, strict=True)}
             result.setdefault(engine, {})[metric] = by

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from aicalib.calibrate.levels import curve_keys
 from aicalib.calibrate.runs import Runs
-from aicalib.nearness import LEVELED
+from aicalib.nearness import LEVELED, formats_of
 from aicalib.prediction import evidence_keys
 from aicalib.profiles.profile import Profile
 
@@ -75,6 +75,12 @@ def evidence(runs: Runs) -> set[str]:
     """Return what these runs let be called calibrated, as `aicalib.prediction.evidence_keys` names it."""
     used = set(runs.batch.codes.tolist())
     return set().union(*(keys for code, keys in enumerate(evidence_keys(runs.batch)) if code in used))
+
+
+def formats(runs: Runs) -> set[str]:
+    """Return the formats that these runs have, as `aicalib.nearness.formats_of` names them."""
+    used = set(runs.batch.codes.tolist())
+    return set().union(*(formats_of(runs.batch.identities[code]) for code in used))
 
 
 def version_of(profile: Profile) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.batch import Batch
+from aicalib.calibrate.checkpoints import weight_format
 from aicalib.calibrate.layouts import layout_options, network_assumed, network_decides, wrong_layout
 from aicalib.engines.backends import BACKENDS
 from aicalib.engines.releases import months, version_key
@@ -251,7 +252,7 @@ def _other_kernels(
 
 
 def _options(record: Mapping[str, Any]) -> dict[str, Any]:
-    quant = record.get("weight_quant")
+    quant = weight_format(record)
     experts_only = quant in EXPERTS_ONLY
     slots = record.get("batch_size") if record.get("load") == "static_batch" else record.get("concurrency")
     version = record.get("engine_version")
@@ -261,7 +262,7 @@ def _options(record: Mapping[str, Any]) -> dict[str, Any]:
     names = {
         "model": record["model"],
         "gpu": record["gpu"],
-        "gemm": quant if _given(quant) and not experts_only else None,
+        "gemm": None if experts_only else quant,
         "moe": quant if experts_only else None,
         "kv": kv if _given(kv) and kv != "auto" else None,
         "fmha": None,

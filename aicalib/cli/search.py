@@ -294,6 +294,8 @@ def _print_choice(choice: Choice) -> None:
         typer.echo(f"  {choice.idle_gpus} of the GPUs stay idle")
     if choice.needs:
         typer.echo(f"  needs {choice.needs}")
+    if choice.unseen:
+        _wrapped(f"{choice.origin}: {choice.unseen}")
     for each in choice.accuracy:
         wide = f", {each.of_16_bit:g} in 16 bit" if each.of_16_bit is not None else ""
         note = f" ({each.note})" if each.note else ""

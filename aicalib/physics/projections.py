@@ -14,6 +14,7 @@ from aicalib.physics.kernels.batched import MLA_BATCHED
 from aicalib.physics.kernels.gemm import ACTIVATION_BITS, GEMM
 from aicalib.physics.kernels.kind import Machine
 from aicalib.physics.kernels.quantize import QUANTIZE
+from aicalib.physics.kernels.scale import SCALE
 from aicalib.physics.system import System
 from aicalib.physics.widening import weight_call, widened
 from aicalib.profiles.coefficients import FORMAT_CLASSES
@@ -85,7 +86,11 @@ def _read_wide(system: System, of: Format, widens: NDArray[np.bool_]) -> Format:
 
 
 def _calls(system: System, each: Product, rows: Array) -> list[Call]:
-    """Return a product over `rows` rows, preceded by the cast of its input where the format has narrow ones."""
+    """Return a product over `rows` rows, preceded by the cast of its input where the format has narrow ones.
+
+    Products are those of an engine's modules, with matrices that share an input side by side in one: an input is cast,
+    and its scales found, once for queries, keys and values, and once for gate and up.
+    """
     of = _format(system, each.group)
     if each.name in ABSORBED:
         shape = {"tokens": rows, "heads": np.asarray(each.batch), "inner": each.k, "outer": each.n}
@@ -117,6 +122,10 @@ def _calls(system: System, each: Product, rows: Array) -> list[Call]:
         code, count = system.surfaces["quantize"], each.count * narrow
         name = f"cast for {each.name}"
         found.append(Call(name, QUANTIZE, code, count, sizes, machine, "quantize", "", "quantize"))
+        if system.dynamic_scales.any():
+            code, count = system.surfaces["dynamic_scale"], count * system.dynamic_scales
+            name = f"scales for {each.name}"
+            found.append(Call(name, SCALE, code, count, sizes, machine, "dynamic_scale", "", "dynamic_scale"))
     return found
 
 

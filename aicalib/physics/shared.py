@@ -38,6 +38,7 @@ OF_WEIGHTS = (
     "gemm_bits",
     "gemm_class",
     "gemm_peak_flops_s",
+    "dynamic_scales",
     "table_bits",
     "wide_peak_flops_s",
     "direct_rows",

@@ -43,6 +43,9 @@ class System:
         Of embedding and output head, which most formats leave in 16 bit.
     gemm_peak_flops_s, expert_peak_flops_s, attention_peak_flops_s : ndarray, shape (d,)
         Dense peak of one GPU for the math that the format really runs in.
+    dynamic_scales : ndarray of bool, shape (d,)
+        Dense products multiply in FP8, with one scale a tensor or a row of the input that is found while serving, in
+        time of its own.
     wide_peak_flops_s : ndarray, shape (d,)
         The same of 16-bit math, in which routers and most output heads run.
     vector_peak_flops_s : ndarray, shape (d,)
@@ -102,6 +105,7 @@ class System:
     gemm_peak_flops_s: Array
     expert_peak_flops_s: Array
     attention_peak_flops_s: Array
+    dynamic_scales: NDArray[np.bool_]
     wide_peak_flops_s: Array
     vector_peak_flops_s: Array
     gemm_class: Codes
@@ -254,6 +258,7 @@ class Coefficients:
     decode_mixers: Array
     prefill_mixers: Array
     quantize: float
+    dynamic_scale: float
     elementwise: float
     widening: float
     links: Array
@@ -345,6 +350,7 @@ def spread_over(system: System, values: Array) -> Coefficients:
         prefill_mixers=family("prefill_attention", KV_CLASSES, system.attention_class)
         * stood_in("prefill_attention"),
         quantize=one("quantize"),
+        dynamic_scale=one("dynamic_scale"),
         elementwise=one("elementwise"),
         widening=one("elementwise"),
         links=one("links") * stood_in("links"),

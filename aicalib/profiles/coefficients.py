@@ -40,6 +40,8 @@ class Coefficient:
         Bounds of a fit, in `unit`.
     unit, meaning, source : str
         For people.
+    absent : float, optional
+        Value in a profile that was written before the coefficient was known; without one there is none.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Coefficient:
     unit: str
     meaning: str
     source: str
+    absent: float | None = None
 
 
 @cache

@@ -160,7 +160,12 @@ class Profile:
                     f"and physics {PHYSICS}: its runs are not lost, calibrate again from the store",
                     ["aicalib calibrate --base default", "the profile 'default'"],
                 )
-            entries = document["coefficients"]
+            kept = {
+                each.name: {"value": each.absent, "log_deviation": 0.0}
+                for each in all_coefficients()
+                if each.absent is not None
+            }
+            entries = kept | document["coefficients"]
             names = [each.name for each in all_coefficients()]
             if sorted(entries) != sorted(names):
                 raise InvalidValue(

@@ -64,6 +64,8 @@ def document(prediction: Prediction, index: int) -> dict[str, Any]:
     if deployment.drafter or deployment.mixed_chunk or workload.prefix_hit:
         plain_steps = "the breakdown is of a plain decode step and of the new tokens' prefill by themselves"
         asked["notes"] = [*asked["notes"], plain_steps]  # type: ignore[misc]
+    if (unseen := prediction.unseen(index)) is not None:
+        asked["notes"] = [*asked["notes"], unseen]  # type: ignore[misc]
     percentiles = prediction.percentiles
     found: dict[str, Any] = {
         "deployment": asked,

@@ -1,8 +1,4 @@
-"""Casting activations: the tables `scale_matrix_perf`.
-
-The tables `computescale_perf`, meant to hold the reduction of a dynamic scale, hold none: nearly all their times are
-zero and the rest below 4 microseconds, a difference of two timings lost in their noise.
-"""
+"""Casting activations with a given scale: the tables `scale_matrix_perf`."""
 
 from __future__ import annotations
 

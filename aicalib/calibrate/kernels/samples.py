@@ -17,9 +17,6 @@ from aicalib.profiles.kernels import Label
 if TYPE_CHECKING:
     from perfdb import Store
 
-ENGINE = "sglang"
-"""Engine whose kernels the surfaces are of."""
-
 
 def version_key(version: str) -> tuple[int, ...]:
     """Return what an engine's version sorts by: "0.5.10" after "0.5.9", "0.5.6.post2" after "0.5.6".
@@ -38,7 +35,7 @@ def collect(store: Store, table: Table) -> dict[Label, Sample]:
     Of several engine versions the newest that has the variant speaks, for each stored table by itself.
     """
     parts: dict[Label, list[tuple[str, Calls]]] = defaultdict(list)
-    stored = [each for each in store.kernel_tables() if each["engine"] == ENGINE]
+    stored = [each for each in store.kernel_tables() if each["engine"] in table.engines]
     for name in table.tables:
         newest: dict[Label, tuple[str, Calls]] = {}
         chosen = [each for each in stored if each["table_name"] == name]
@@ -63,7 +60,7 @@ def _by_variant(store: Store, table: Table, entry: Mapping[str, Any]) -> dict[La
         entry["table_name"], entry["accelerator"], entry["engine"], entry["engine_version"]
     )
     accelerator = get_accelerator(entry["accelerator"]).name
-    frame["accelerator"] = accelerator
+    frame["accelerator"], frame["engine"] = accelerator, entry["engine"]
     calls = table.calls(frame.rename(columns={"table_name": "table"}))
     timed = np.isfinite(calls.latency_s) & (calls.latency_s > 0.0)
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 from zipfile import ZipFile
@@ -15,10 +15,11 @@ from threadpoolctl import threadpool_limits
 
 from aicalib.calibrate.kernels.families import TABLES
 from aicalib.calibrate.kernels.fit import Fit, fit_kind
-from aicalib.calibrate.kernels.samples import ENGINE, collect
+from aicalib.calibrate.kernels.samples import collect
+from aicalib.calibrate.kernels.table import ENGINE
 from perfdb import Store
 
-SOURCE = "PyPI package aiconfigurator-core 0.12.0, systems/data: timings of SGLang kernels"
+SOURCE = "PyPI package aiconfigurator-core 0.12.0, systems/data: timings of SGLang kernels, and of all engines' scales"
 LICENCE = "Apache-2.0"
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
@@ -26,7 +27,7 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 
 
 def load(wheel: Path, store: Store, progress: Progress) -> None:
-    """Take the tables of SGLang kernels out of the wheel into a store; those already stored are passed over."""
+    """Take the tables that are read out of the wheel into a store; those already stored are passed over."""
     with ZipFile(wheel) as archive, TemporaryDirectory() as scratch:
         wanted = [name for name in sorted(archive.namelist()) if _is_table(name)]
         with progress("kernel tables", len(wanted)) as tick:
@@ -36,7 +37,10 @@ def load(wheel: Path, store: Store, progress: Progress) -> None:
 
 
 def _is_table(name: str) -> bool:
-    return "/systems/data/" in name and f"/{ENGINE}/" in name and name.endswith(".parquet")
+    """Tell whether a file of the wheel is a table of SGLang's kernels, or of another engine's that a kind reads."""
+    path = PurePosixPath(name)
+    engines = {ENGINE, *(engine for table in TABLES if path.stem in table.tables for engine in table.engines)}
+    return "/systems/data/" in name and path.suffix == ".parquet" and not engines.isdisjoint(path.parts)
 
 
 def fit_all(store: Store, progress: Progress) -> dict[str, Fit]:

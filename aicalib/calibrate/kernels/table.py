@@ -14,6 +14,9 @@ from aicalib.physics.kernels.kind import Kind
 if TYPE_CHECKING:
     import pandas as pd
 
+ENGINE = "sglang"
+"""Engine whose kernels the surfaces are of, but for those kinds that name others."""
+
 Array = NDArray[np.float64]
 Names = NDArray[np.str_]
 
@@ -65,12 +68,14 @@ class Table:
         Names of the tables read, as the files are called: "gemm_perf".
     calls : callable
         Kernel runs of one accelerator, one engine version and one table -> their calls. The frame has the
-        table's own columns (latencies in the table's unit) and `table`, `accelerator`, `engine_version`. Rows
+        table's own columns (latencies in the table's unit) and `table`, `accelerator`, `engine`, `engine_version`. Rows
         that do not belong to the kind are dropped by it; an empty result is fine.
     bend : float or tuple of float
         Weight of bends against residuals in `fit_surface`, of all axes or of each.
     target : float
         Median absolute percentage error that left-out shapes should meet, as a fraction.
+    engines : tuple of str
+        Whose timings are read.
     """
 
     kind: Kind
@@ -78,3 +83,4 @@ class Table:
     calls: Callable[[pd.DataFrame], Calls]
     bend: float | tuple[float, ...] = 1.0
     target: float = 0.10
+    engines: tuple[str, ...] = (ENGINE,)

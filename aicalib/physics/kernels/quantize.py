@@ -36,6 +36,7 @@ QUANTIZE = Kind(
 )
 """Casting an activation of m rows and k columns to FP8; the axis is log2(m k), the timings depend on nothing else.
 
-They are of a kernel that runs alone at a tenth of the memory bandwidth. Engines fuse the cast into the norm or the
+They are of PyTorch's operations one by one, at a tenth of the memory bandwidth (the collector of the tables,
+`collector/sglang` in ai-dynamo/aiconfigurator). Engines fuse the cast into the norm or the
 activation before it, so the time is an upper bound. The variant is "fp8".
 """

@@ -345,6 +345,7 @@ class _Ranking:
             tie=tie,
             why=why,
             accuracy=published(deployment),
+            unseen=predictions.unseen(at),
             row=at,
         )  # fmt: skip
 

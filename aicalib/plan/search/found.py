@@ -69,6 +69,8 @@ class Choice:
         What decides against other formats, from the predicted steps.
     accuracy : tuple of Accuracy
         What others published of the model in these formats; mostly nothing.
+    unseen : str or None
+        Which of its formats no fitted run had, in words.
     row : int
         Its place in `Found.predictions`.
     """
@@ -91,6 +93,7 @@ class Choice:
     tie: bool
     why: str
     accuracy: tuple[Accuracy, ...]
+    unseen: str | None
     row: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -120,6 +123,7 @@ class Choice:
             "tie": self.tie,
             "why": self.why,
             "accuracy": [each.as_dict() for each in self.accuracy],
+            "unseen": self.unseen,
         }
 
 

@@ -36,6 +36,7 @@ PARTS: Final = {
     "decode_mixers": "attention",
     "prefill_mixers": "attention",
     "quantize": "casts",
+    "dynamic_scale": "scales of activations",
     "links": "exchange between GPUs",
     "elementwise": "norms and sampling",
     "widening": "widening to 16 bit",
@@ -277,7 +278,7 @@ class _Taken:
         if bound == "latency":
             return (
                 "launch and scale overhead"
-                if part in ("", "quantize")
+                if part in ("", "quantize", "dynamic_scale")
                 else "kernels below the datasheet's rates"
             )
         return {"link": "the link between GPUs", "memory": "memory traffic"}[bound]
