@@ -35,7 +35,7 @@ def question(**options: Any) -> tuple[Deployment, Workload]:
     RequestError
         With the reason and what would work.
     """
-    from aicalib.resolve import question
+    from aicalib.resolve.rows import question
 
     return question(**options)
 

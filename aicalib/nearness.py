@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.deployment import Identity
 from aicalib.engines.releases import EPOCH, version_key
 from aicalib.errors import InvalidValue
 from aicalib.profiles import profile as profiles
 from aicalib.profiles.profile import DEPTH_MARK, Profile
 from aicalib.recent import Recent
+from aicalib.resolve.batch import Batch
 from aicalib.serving.load import OPEN, Load, Service
 
 Array = NDArray[np.float64]

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.deployment import Deployment, Workload
-from aicalib.identify import KERNEL_ORIGINS, untimed_cache
 from aicalib.nearness import (
     FORMAT,
     LEVELED,
@@ -26,12 +24,14 @@ from aicalib.nearness import (
 from aicalib.physics.memory import Memory, largest_concurrency
 from aicalib.profiles.coefficients import FORMAT_CLASSES
 from aicalib.profiles.profile import Profile, default_profile
-from aicalib.resolve import ask, resolve_in_blocks
+from aicalib.resolve.batch import Batch
+from aicalib.resolve.identify import KERNEL_ORIGINS, untimed_cache
+from aicalib.resolve.rows import ask, resolve_in_blocks
+from aicalib.resolve.widened import widened_parts
 from aicalib.served import capacity, memory_of, recent_tables, servers
 from aicalib.serving.load import BURST, OPEN, Service
 from aicalib.serving.percentiles import percentiles
 from aicalib.serving.serve import serve
-from aicalib.widened import widened_parts
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,9 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.deployment import Identity
-from aicalib.features import FITTED_ACCEPTANCE, Drafting, Part, Separation
 from aicalib.physics.draft_memory import with_drafter
 from aicalib.physics.kv_cache import cells
 from aicalib.physics.memory import Memory, Needs, fits, memory, needs
@@ -23,6 +21,8 @@ from aicalib.physics.widening import cache_seconds, slots, with_workspace
 from aicalib.profiles.coefficients import position
 from aicalib.profiles.profile import Profile
 from aicalib.recent import Recent
+from aicalib.resolve.batch import Batch
+from aicalib.resolve.features import FITTED_ACCEPTANCE, Drafting, Part, Separation
 from aicalib.serving.disaggregated import Pools
 from aicalib.serving.server import Server, server_of
 from aicalib.serving.speculation import METHODS, Speculation, acceptance_length

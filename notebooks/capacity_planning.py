@@ -24,8 +24,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from aicalib.plan.capacity.plan import plan
-from aicalib.plan.capacity.price import load_prices
 from aicalib.plan.capacity.trace import read_traffic
+from aicalib.plan.price import load_prices
 from aicalib.plan.search.best import bound
 from aicalib.report.pictures import day
 

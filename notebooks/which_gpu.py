@@ -25,7 +25,7 @@ import pandas as pd
 
 from aicalib.errors import RequestError
 from aicalib.hardware import get_accelerator
-from aicalib.plan.capacity.price import load_prices
+from aicalib.plan.price import load_prices
 from aicalib.plan.search.best import Goal, bound, search
 from aicalib.plan.search.space import SETTINGS, Sought
 

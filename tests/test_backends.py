@@ -12,10 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aicalib.backends import backend_choices
 from aicalib.calibrate.runs import as_runs
 from aicalib.cli.choices import said_by_a_start
-from aicalib.columns import NAME_COLUMNS
 from aicalib.deployment import Backends
 from aicalib.engines.arguments import read_launch
 from aicalib.engines.backends import ATTENTION, BACKENDS, MOE
@@ -27,14 +25,16 @@ from aicalib.engines.request import request_of, request_of_deployment
 from aicalib.engines.tables import backends
 from aicalib.errors import InvalidValue, NotCovered, NotTimed, RequestError, UnknownName, fold
 from aicalib.hardware import get_accelerator
-from aicalib.identify import identify, numbers_of, surface_codes, without_untimed
 from aicalib.nearness import NEARNESS
 from aicalib.plan.search.best import Goal, search
 from aicalib.plan.search.space import Sought
 from aicalib.prediction import predict_batch
 from aicalib.profiles import kernels
 from aicalib.profiles.profile import default_profile
-from aicalib.resolve import resolve
+from aicalib.resolve.backends import backend_choices
+from aicalib.resolve.columns import NAME_COLUMNS
+from aicalib.resolve.identify import identify, numbers_of, surface_codes, without_untimed
+from aicalib.resolve.rows import resolve
 
 MODELS = ("llama-8b", "gpt-oss-120b", "qwen3-30b-a3b", "qwen3-next-80b-a3b", "gemma-4-31b", "deepseek-v3",
           "deepseek-v3.2")  # fmt: skip

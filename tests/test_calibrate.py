@@ -18,11 +18,11 @@ from aicalib.calibrate.ship import ship
 from aicalib.calibrate.validate import SPLITS, folds, left_out
 from aicalib.cli.main import main
 from aicalib.errors import InvalidValue
-from aicalib.features import FITTED_ACCEPTANCE
 from aicalib.nearness import NEARNESS
 from aicalib.prediction import predict_batch
 from aicalib.profiles import Profile, all_coefficients, default_profile, load_profile, priors, uncalibrated
 from aicalib.profiles.coefficients import position
+from aicalib.resolve.features import FITTED_ACCEPTANCE
 from aicalib.serving.load import BURST, OPEN
 from perfdb import Store
 

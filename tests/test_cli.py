@@ -689,7 +689,7 @@ def test_an_interrupted_command_ends_with_its_own_status(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aicalib.resolve.resolve", interrupted)
+    monkeypatch.setattr("aicalib.resolve.rows.resolve", interrupted)
     assert aicalib("predict").status == 130
 
 
@@ -697,7 +697,7 @@ def test_a_failure_of_the_tool_is_no_refusal(aicalib: Command, monkeypatch: pyte
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("aicalib.resolve.resolve", broken)
+    monkeypatch.setattr("aicalib.resolve.rows.resolve", broken)
     with pytest.raises(ZeroDivisionError):
         main(["predict"])
 

@@ -21,7 +21,7 @@ from aicalib.engines.launch import launch
 from aicalib.engines.request import request_of
 from aicalib.errors import NotCovered, Refusal, RequestError
 from aicalib.profiles import default_profile, kernels
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 
 RUNS = Path(__file__).parent / "data" / "cpu_loop"
 MACHINE = RUNS / "machine.toml"

@@ -498,7 +498,7 @@ PREDICTED = {name: None for name in ("model", "gpu", "gemm", "kv", "fmha", "moe"
 @given(options=ANY, at=st.sampled_from([*VERSIONS[:-1], ("sglang", "0.3.6")]))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_predict_calls_runnable_is_what_launch_starts(options, at):
-    from aicalib.resolve import question
+    from aicalib.resolve.rows import question
 
     asked = {name: value for name, value in options.items() if name in PREDICTED and value is not None}
     asked |= {"engine": at[0], "engine_version": at[1]}

@@ -28,7 +28,7 @@ from aicalib.profiles.coefficients import position
 from aicalib.profiles.profile import DEPTH_MARK
 from aicalib.report.evidence import distances
 from aicalib.report.prediction import document, text
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 
 TRUTH = Variances((0.20**2, 0.10**2, 0.05**2, 0.05**2, 0.06**2), 0.05**2)
 

@@ -20,7 +20,7 @@ from aicalib.physics.system import Coefficients, spread_over
 from aicalib.physics.tables import StepTimes, tabulate
 from aicalib.profiles import priors
 from aicalib.profiles.coefficients import all_coefficients
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 
 MODELS = (
     "llama-3.3-70b", "gpt-oss-120b", "gemma-4-e2b", "gemma-4-31b", "deepseek-v3", "deepseek-v3.2", "glm-5.2",

@@ -39,7 +39,7 @@ from aicalib.physics.weights import (
 )
 from aicalib.profiles.profile import default_profile
 from aicalib.report.memory_table import BEGIN, END, table, with_table
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 
 ROOT = Path(__file__).parent.parent
 STARTUPS = ROOT / "measurements" / "startup.jsonl"

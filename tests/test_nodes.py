@@ -22,7 +22,7 @@ from aicalib.plan.search.best import search
 from aicalib.plan.search.space import Sought
 from aicalib.prediction import METRICS, predict_batch
 from aicalib.profiles import default_profile
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 
 WIDE = {
     "tp 16": {"tp": 16},

@@ -18,7 +18,7 @@ from aicalib.physics.projections import IN_SPARSE_MODULE
 from aicalib.physics.steps import decode_step, prefill_step
 from aicalib.physics.system import spread_over
 from aicalib.profiles import priors
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 
 BATCH, CONTEXT = 8, 1000
 PROMPTS, LENGTH = 2, 1024

@@ -19,7 +19,7 @@ from aicalib.prediction import predict_batch
 from aicalib.profiles.profile import default_profile, uncalibrated
 from aicalib.report.beside import FAR, MOST_NEAR
 from aicalib.report.page import Asked, document, page
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 from checks import browser
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ from aicalib.physics.steps import decode_step, prefill_step, total_s
 from aicalib.physics.system import spread_over
 from aicalib.physics.tables import StepTimes, tabulate
 from aicalib.profiles import priors
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 
 ALMOST = 1 - 1e-12
 """Room for the last digit of sums in another order."""

@@ -22,7 +22,7 @@ from aicalib.profiles.profile import default_profile, uncalibrated
 from aicalib.report.beside import Point, Residuals, points, sound
 from aicalib.report.pictures import concurrency, front, memory, residuals
 from aicalib.report.pictures.style import as_svg, save
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 
 R1 = {
     "model": "deepseek-r1", "gpu": "h200-sxm", "tp": 8, "isl": 1024, "osl": 1024, "concurrency": 32,

@@ -21,14 +21,14 @@ from aicalib.plan.capacity.bins import Bins
 from aicalib.plan.capacity.demand import Demand, steady
 from aicalib.plan.capacity.fleet import replicas_for
 from aicalib.plan.capacity.plan import plan
-from aicalib.plan.capacity.price import load_prices
 from aicalib.plan.capacity.sustain import at_rate, holds, quiet, sustained
 from aicalib.plan.capacity.trace import read_traffic
+from aicalib.plan.price import load_prices
 from aicalib.plan.search.best import bound
 from aicalib.plan.search.unmet import NoRoom, Unmet
 from aicalib.profiles.profile import default_profile, load_profile
 from aicalib.report.pictures.day import picture
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data" / "traffic"

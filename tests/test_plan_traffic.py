@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from aicalib.errors import InvalidValue, RequestError, UnknownName
 from aicalib.hardware import get_accelerator, list_accelerators
 from aicalib.plan.capacity.demand import describe, steady
-from aicalib.plan.capacity.price import load_prices, power_of
 from aicalib.plan.capacity.trace import read_traffic
+from aicalib.plan.price import load_prices, power_of
 
 DATA = Path(__file__).parent / "data" / "traffic"
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -21,14 +21,14 @@ from aicalib.engines.request import request_of
 from aicalib.engines.versions import VersionRange
 from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName
 from aicalib.hardware import get_accelerator, list_accelerators
-from aicalib.identify import identify, surface_codes
 from aicalib.models import list_architectures
 from aicalib.physics.kv_cache import cells
 from aicalib.physics.memory import needs, pool_tokens
 from aicalib.profiles import kernels
 from aicalib.quant import MODES, KVCacheQuantMode, parse_mode
 from aicalib.quant.tables import format_tables
-from aicalib.resolve import resolve
+from aicalib.resolve.identify import identify, surface_codes
+from aicalib.resolve.rows import resolve
 
 VERSIONS = {"sglang": ("0.4.6", "0.5.9", "0.5.23"), "vllm": ("0.10.2", "0.33.0"), "trtllm": ("1.2.0",)}
 

@@ -17,7 +17,7 @@ from aicalib.physics.system import spread_over
 from aicalib.plan.search.best import Goal, search
 from aicalib.plan.search.space import Sought
 from aicalib.profiles import priors
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 
 ENGINES = ("sglang", "vllm", "trtllm")
 MODELS = ("qwen3-32b", "llama-3.1-8b", "qwen3-30b-a3b", "deepseek-v3")

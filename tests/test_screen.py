@@ -144,7 +144,7 @@ def test_best_first_with_intervals_around_and_ties_that_overlap():
 def test_percentiles_rise_and_the_mean_lies_among_them():
     from aicalib.plan.figures import figures_of
     from aicalib.prediction import predict_batch
-    from aicalib.resolve import resolve
+    from aicalib.resolve.rows import resolve
 
     batch = resolve({"model": ["llama-3.1-8b"] * 2, "tp": [1, 2], "concurrency": [8, 64]})
     found = figures_of(predict_batch(batch, default_profile()), "value")

@@ -19,8 +19,8 @@ from aicalib.errors import InvalidValue, RequestError, UnknownName, fold
 from aicalib.hardware import get_accelerator
 from aicalib.models import get_architecture
 from aicalib.physics.tables import tabulate_kernels
-from aicalib.plan.capacity.price import Prices, Rate, load_prices
 from aicalib.plan.chance import chances
+from aicalib.plan.price import Prices, Rate, load_prices
 from aicalib.plan.search.accuracy import table
 from aicalib.plan.search.best import OBJECTIVES, Goal, bound, search
 from aicalib.plan.search.evaluate import evaluate
@@ -32,7 +32,7 @@ from aicalib.plan.search.unmet import NoRoom, Unmet
 from aicalib.prediction import predict_batch
 from aicalib.profiles import default_profile, load_profile
 from aicalib.quant import MODES
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 
 SMALL = Sought(
     "qwen3-32b", ("h200-sxm",), 4, 2000.0, 300.0, separate=False,

@@ -21,7 +21,7 @@ from aicalib.prediction import METRICS, predict_batch
 from aicalib.profiles import default_profile, uncalibrated
 from aicalib.profiles.coefficients import position
 from aicalib.quant import MODES
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 from aicalib.served import servers
 from aicalib.serving.closed import steady_state
 from aicalib.serving.disaggregated import fastest_s

@@ -17,7 +17,7 @@ from aicalib.plan.search.configuration import Sought
 from aicalib.plan.search.goal import Goal
 from aicalib.plan.ties import THROUGHPUT_LEVEL, common_errors, reach
 from aicalib.profiles.profile import default_profile, load_profile
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 
 WIDTH = st.floats(0.01, 2.0)
 

@@ -14,7 +14,7 @@ from aicalib.physics.memory import needs
 from aicalib.physics.system import Settings
 from aicalib.prediction import predict_batch
 from aicalib.profiles import all_coefficients, priors, uncalibrated
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 from aicalib.served import memory_of, servers
 
 

@@ -17,7 +17,7 @@ from aicalib.plan.search.best import search
 from aicalib.plan.search.space import Sought
 from aicalib.prediction import predict_batch
 from aicalib.profiles import Profile, default_profile, uncalibrated
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 
 ROOT = Path(__file__).parent.parent
 METRICS = ("ttft_ms", "tpot_ms", "e2e_ms", "output_tok_s")

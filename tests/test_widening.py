@@ -23,7 +23,7 @@ from aicalib.prediction import predict_batch
 from aicalib.profiles import priors
 from aicalib.profiles.profile import default_profile, uncalibrated
 from aicalib.quant import parse_mode
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 from aicalib.served import memory_of
 
 TABLE = Path(__file__).parent.parent / "aicalib" / "engines" / "widening.csv"

@@ -20,11 +20,11 @@ from aicalib.calibrate.validate import SPLITS, LeftOut, answered, folds, left_ou
 from aicalib.deployment import Identity
 from aicalib.errors import NotCovered
 from aicalib.hardware import Accelerator, get_accelerator
-from aicalib.identify import surface_codes
 from aicalib.nearness import FORMAT, LEVELED, NEAR_BY_DEPTH, NEARNESS, Nodes, spans_of
 from aicalib.prediction import ANY_ENGINE, predict_batch
 from aicalib.profiles import kernels
 from aicalib.profiles.profile import METRICS, Profile
+from aicalib.resolve.identify import surface_codes
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.errors import InvalidValue, RequestError
-from aicalib.features import GIGABIT
 from aicalib.hardware import get_accelerator
+from aicalib.resolve.batch import Batch
+from aicalib.resolve.features import GIGABIT
 from aicalib.served import transfer_bytes
 
 Array = NDArray[np.float64]

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from aicalib.batch import Batch
 from aicalib.nearness import DEPTHS, LEVELED, Codes, Levels, paths
 from aicalib.profiles.profile import DEPTH_MARK
+from aicalib.resolve.batch import Batch
 
 Array = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from aicalib.calibrate.records import fastest_runs, runs_of
 from aicalib.calibrate.runs import as_runs
-from aicalib.features import FITTED_ACCEPTANCE
 from aicalib.physics.weights import least_read_bytes
+from aicalib.resolve.features import FITTED_ACCEPTANCE
 from perfdb import Store
 
 FLAG = "faster_than_datasheet"

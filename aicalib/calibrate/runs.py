@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.calibrate.checkpoints import weight_format
 from aicalib.calibrate.layouts import layout_options, network_assumed, network_decides, wrong_layout
 from aicalib.engines.backends import BACKENDS
 from aicalib.engines.releases import months, version_key
 from aicalib.errors import InvalidValue, NotCovered, RequestError
-from aicalib.features import FITTED_ACCEPTANCE
-from aicalib.identify import identify
 from aicalib.physics.system import REFERENCE_MONTH
-from aicalib.resolve import resolve
+from aicalib.resolve.batch import Batch
+from aicalib.resolve.features import FITTED_ACCEPTANCE
+from aicalib.resolve.identify import identify
+from aicalib.resolve.rows import resolve
 
 Array = NDArray[np.float64]
 

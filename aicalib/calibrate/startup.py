@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.calibrate.runs import EXPERTS_ONLY
 from aicalib.calibrate.score import Score, score
 from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName
 from aicalib.hardware import get_accelerator
 from aicalib.physics.memory import DRIVER_BYTES, GIB, memory_of, needs, pool_tokens
 from aicalib.physics.pools import sglang, vllm
-from aicalib.resolve import resolve
+from aicalib.resolve.batch import Batch
+from aicalib.resolve.rows import resolve
 
 Array = NDArray[np.float64]
 

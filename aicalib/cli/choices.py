@@ -41,7 +41,7 @@ def with_width(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     if options.get("tp") is not None:
         return dict(options)
-    from aicalib.resolve import resolve
+    from aicalib.resolve.rows import resolve
 
     names = ("model", "gpu", "gemm", "kv", "fmha", "moe", "engine", "engine_version", "pp", "dp", "ep",
              "mem_fraction", "chunked_prefill_size", "max_running_requests")  # fmt: skip
@@ -90,7 +90,7 @@ def with_start(
         As `said_by_a_start`; also for a start of no model, where none is given.
     """
     from aicalib.errors import InvalidValue
-    from aicalib.identify import without_untimed
+    from aicalib.resolve.identify import without_untimed
 
     given = {name for name in options if is_given(context, name)}
     said, notes = said_by_a_start(launch, server_info, options["engine_version"])
@@ -116,10 +116,10 @@ def said_by_a_start(
     RequestError
         For what starts no engine, is unknown to its version or not predicted, and for a file that holds no answer.
     """
-    from aicalib.columns import is_read
     from aicalib.engines.arguments import read_launch
     from aicalib.engines.server_info import read_server_info
     from aicalib.errors import InvalidValue
+    from aicalib.resolve.columns import is_read
 
     if launch is not None and server_info is not None:
         raise InvalidValue(

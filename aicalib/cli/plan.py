@@ -97,7 +97,7 @@ def plan(
     formats and widths, the cheapest first; what starts from the published checkpoint and what needs its own, apart.
     """
     from aicalib.plan.capacity.plan import plan as make
-    from aicalib.plan.capacity.price import load_prices
+    from aicalib.plan.price import load_prices
 
     if plot is not None:
         _check_plot(plot, traffic)

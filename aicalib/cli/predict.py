@@ -104,7 +104,7 @@ def predict(
     from aicalib.errors import InvalidValue
     from aicalib.prediction import predict_batch
     from aicalib.report.prediction import document, text
-    from aicalib.resolve import resolve
+    from aicalib.resolve.rows import resolve
 
     options = {
         "model": model, "gpu": gpu, "gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe, "tp": tp, "pp": pp,

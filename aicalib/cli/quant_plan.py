@@ -32,7 +32,7 @@ def plan(
 ) -> None:
     """Show how the KV cache is laid out and which kernel each kind of layer runs."""
     from aicalib.engines.plan import kernel_plan
-    from aicalib.resolve import resolve
+    from aicalib.resolve.rows import resolve
 
     options = {
         "model": model, "gpu": gpu, "gemm": gemm, "kv": kv, "fmha": fmha, "moe": moe, "engine": engine,

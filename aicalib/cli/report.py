@@ -75,7 +75,7 @@ def report(
     from aicalib.errors import InvalidValue
     from aicalib.prediction import predict_batch
     from aicalib.report.page import Asked, document, page
-    from aicalib.resolve import resolve
+    from aicalib.resolve.rows import resolve
 
     if output.suffix.lower() not in (".html", ".htm"):
         raise InvalidValue(

@@ -175,7 +175,7 @@ def _goal(
     prices: str | None,
 ) -> Goal:
     from aicalib.errors import InvalidValue
-    from aicalib.plan.capacity.price import load_prices
+    from aicalib.plan.price import load_prices
     from aicalib.plan.search.goal import STEEPNESS, Goal
     from aicalib.plan.tasks.task import load_service_level
 

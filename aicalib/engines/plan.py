@@ -75,7 +75,7 @@ def kernel_plan(deployment: Deployment, system: System, skip_layers: Sequence[st
     ----------
     deployment : Deployment
     system : System
-        The same deployment as physics reads it, one element (`aicalib.batch.Batch.system`).
+        The same deployment as physics reads it, one element (`aicalib.resolve.batch.Batch.system`).
     skip_layers : sequence of str
         Layers whose cache stays in 16 bits, as vLLM's `--kv-cache-dtype-skip-layers` takes them: "sliding_window", or
         numbers of layers where all layers with a cache are of one kind.

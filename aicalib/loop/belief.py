@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.calibrate.levels import curve_keys
 from aicalib.loop.normal import Normal
 from aicalib.loop.occasions import BETWEEN, Scatter, at_occasions
 from aicalib.nearness import DEPTHS, LEVELED
 from aicalib.profiles.profile import DEPTH_MARK
+from aicalib.resolve.batch import Batch
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.calibrate.build import fittable, log_errors, usable, without_ttft
 from aicalib.calibrate.levels import curve_keys
 from aicalib.calibrate.lineage import RESIDUAL
@@ -30,7 +29,8 @@ from aicalib.plan.tasks.screen import Dropped, Level, Ranked, Screening, screen
 from aicalib.plan.tasks.task import Task
 from aicalib.prediction import Prediction, interval_factors, predict_batch
 from aicalib.profiles.profile import DEPTH_MARK, Profile
-from aicalib.resolve import resolve
+from aicalib.resolve.batch import Batch
+from aicalib.resolve.rows import resolve
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]

@@ -1,7 +1,7 @@
 """What the physics reads of deployments: plain arrays, one element a deployment.
 
 A `System` holds what decides how long a step takes, for d distinct deployments; `Settings` hold what n
-questions about them set apart. Both are filled by `aicalib.resolve`; physics and serving only ever read them.
+questions about them set apart. Both are filled by `aicalib.resolve.rows`; physics and serving only ever read them.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class System:
         Tokens reach their experts and come back by DeepEP; shared experts and routers then lie whole on every rank and
         run on its own tokens.
     surfaces : mapping of str to ndarray of int, shape (d,)
-        Which fitted surface answers for each kernel, by the names of `aicalib.identify.SURFACES`.
+        Which fitted surface answers for each kernel, by the names of `aicalib.resolve.identify.SURFACES`.
     masks_window : ndarray, shape (d,)
         1 where the attention kernel of a prefill computes what lies outside of a window, and masks it.
     expert_tile : ndarray, shape (d,)

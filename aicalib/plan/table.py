@@ -6,11 +6,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aicalib.columns import check_options
 from aicalib.errors import NotCovered
 from aicalib.plan.workers import HERE, Where, run
 from aicalib.prediction import predict_many
 from aicalib.profiles.profile import Profile, default_profile
+from aicalib.resolve.columns import check_options
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,9 +18,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.nearness import DEPTHS, nodes_of, paths
 from aicalib.profiles.profile import Profile
+from aicalib.resolve.batch import Batch
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]

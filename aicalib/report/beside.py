@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.calibrate.build import fittable, usable, without_ttft
 from aicalib.calibrate.evaluate import Evaluation
 from aicalib.calibrate.levels import curve_keys
@@ -19,6 +18,7 @@ from aicalib.prediction import Prediction
 from aicalib.profiles.profile import DEPTH_MARK, METRICS, Profile
 from aicalib.report.evidence import UNLIKE, distances
 from aicalib.report.prediction import sent
+from aicalib.resolve.batch import Batch
 from aicalib.serving.load import CLOSED, STATIC
 
 Array = NDArray[np.float64]

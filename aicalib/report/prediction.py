@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.engines.runnable import runnable
-from aicalib.identify import surface_codes
-from aicalib.layer_kernels import math_paths
 from aicalib.physics.memory import GIB, largest_concurrency, spare_bytes
 from aicalib.physics.steps import decode_step, prefill_step, total_s
 from aicalib.physics.system import spread_over
@@ -20,10 +18,12 @@ from aicalib.prediction import METRICS, Prediction, predict_batch
 from aicalib.profiles.profile import uncalibrated
 from aicalib.report.evidence import evidence_lines, level_lines, near, nearest, number
 from aicalib.report.explain import as_json, explain_text
-from aicalib.resolve import smallest_fitting_tp
+from aicalib.resolve.identify import surface_codes
+from aicalib.resolve.layer_kernels import math_paths
+from aicalib.resolve.rows import smallest_fitting_tp
+from aicalib.resolve.widened import shown_math
 from aicalib.serving.load import BURST, OPEN
 from aicalib.serving.server import captured_batch
-from aicalib.widened import shown_math
 
 Array = NDArray[np.float64]
 

@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.plan.capacity.demand import Demand
 from aicalib.plan.capacity.sustain import Sustained, sustained
 from aicalib.plan.tasks.task import Bound
 from aicalib.profiles.profile import Profile
+from aicalib.resolve.batch import Batch
 from aicalib.serving.load import OPEN
 
 Array = NDArray[np.float64]

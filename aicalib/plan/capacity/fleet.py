@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from aicalib.engines.launch import Launch
 from aicalib.plan.capacity.demand import HOUR_S, Demand
-from aicalib.plan.capacity.price import Power
 from aicalib.plan.figures import Number
+from aicalib.plan.price import Power
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from aicalib.batch import Batch
 from aicalib.errors import InvalidValue
 from aicalib.hardware import get_accelerator
 from aicalib.plan.capacity.demand import Demand, describe
 from aicalib.plan.capacity.fleet import Fleet
-from aicalib.plan.capacity.price import Prices
 from aicalib.plan.capacity.sizing import Sizing
+from aicalib.plan.price import Prices
 from aicalib.plan.search.formats import BACKENDS, OPEN
 from aicalib.plan.search.space import SETTINGS, Sought, Space, lay_out
 from aicalib.plan.tasks.task import Bound
 from aicalib.plan.ties import THROUGHPUT_LEVEL, common_errors, reach
 from aicalib.profiles.profile import Profile, default_profile
+from aicalib.resolve.batch import Batch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,7 +170,7 @@ def plan(
     spare : float
         Capacity beyond the arrivals of each bin, as a share of them.
     prices : Prices, optional
-        `aicalib.plan.capacity.price.load_prices`. Without them fleets are compared by GPUs.
+        `aicalib.plan.price.load_prices`. Without them fleets are compared by GPUs.
     only : mapping of str to sequence, optional
         Option ("gemm", "kv", "fmha", "moe", "tp", "dp", "ep", ...) -> the values to try in place of all.
     most_gpus : int

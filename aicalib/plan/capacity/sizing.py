@@ -16,23 +16,23 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.engines.launch import Launch, assemble
 from aicalib.errors import InvalidValue, RequestError
 from aicalib.hardware import get_accelerator
-from aicalib.identify import untimed_cache
 from aicalib.plan.capacity.bins import Bins
 from aicalib.plan.capacity.demand import Demand
 from aicalib.plan.capacity.fleet import Fleet, Held, cost_of, draw_of, load_for, replicas_for
-from aicalib.plan.capacity.price import Prices, power_of
 from aicalib.plan.capacity.sustain import Sustained, at_rate, binding, holds, quiet
 from aicalib.plan.figures import Number, figures_of
+from aicalib.plan.price import Prices, power_of
 from aicalib.plan.search.losers import spelled
 from aicalib.plan.search.space import Space
 from aicalib.plan.search.unmet import NoRoom, Unmet, proposed
 from aicalib.plan.tasks.task import Bound
 from aicalib.prediction import ORIGINS, predict_batch
 from aicalib.profiles.profile import Profile
+from aicalib.resolve.batch import Batch
+from aicalib.resolve.identify import untimed_cache
 from aicalib.served import memory_of
 from aicalib.serving.load import CLOSED
 

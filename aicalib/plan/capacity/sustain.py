@@ -14,11 +14,11 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.plan.figures import figures_of
 from aicalib.plan.tasks.task import Bound
 from aicalib.prediction import Prediction, interval_factors, predict_batch
 from aicalib.profiles.profile import Profile
+from aicalib.resolve.batch import Batch
 from aicalib.served import FEW
 
 Array = NDArray[np.float64]

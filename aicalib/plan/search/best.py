@@ -9,7 +9,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.engines.launch import Launch, assemble
 from aicalib.errors import InvalidValue, RequestError, UnknownName
 from aicalib.hardware import get_accelerator
@@ -30,6 +29,7 @@ from aicalib.plan.ties import THROUGHPUT_LEVEL, common_errors, reach
 from aicalib.plan.workers import HERE, Where
 from aicalib.prediction import ORIGINS, Prediction, predict_batch
 from aicalib.profiles.profile import Profile, default_profile
+from aicalib.resolve.batch import Batch
 
 __all__ = ["LIMIT", "OBJECTIVES", "Goal", "bound", "search"]
 

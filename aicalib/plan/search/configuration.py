@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.engines.request import Request, request_of
-from aicalib.features import FITTED_ACCEPTANCE
 from aicalib.hardware import get_accelerator
 from aicalib.plan.search.formats import BACKENDS, FIELDS, Format, Formats
+from aicalib.resolve.features import FITTED_ACCEPTANCE
 
 Array = NDArray[np.float64]
 

@@ -11,14 +11,14 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
-from aicalib.loads import PROMPTS_PER_SLOT
 from aicalib.physics.memory import GIB, memory, spare_bytes
 from aicalib.plan.score import THROUGHPUT, Figure
 from aicalib.plan.search.space import Space
 from aicalib.plan.workers import HERE, Where, run
 from aicalib.prediction import Prediction, predict_batch
 from aicalib.profiles.profile import Profile
+from aicalib.resolve.batch import Batch
+from aicalib.resolve.loads import PROMPTS_PER_SLOT
 from aicalib.served import memory_of
 from aicalib.serving.percentiles import percentiles
 

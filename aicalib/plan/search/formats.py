@@ -13,16 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from aicalib.backends import predictable
 from aicalib.deployment import Identity
 from aicalib.engines.backends import ATTENTION, MOE
 from aicalib.engines.launch import assemble
 from aicalib.engines.request import Request, request_of
 from aicalib.errors import NotCovered, RequestError
-from aicalib.identify import identify, numbers_of
 from aicalib.nearness import group_key
 from aicalib.profiles.profile import DEPTH_MARK, Profile
 from aicalib.quant import MODES, Field
+from aicalib.resolve.backends import predictable
+from aicalib.resolve.identify import identify, numbers_of
 
 CHECKPOINT: Final = "PATH"
 """Stands in a command for a checkpoint in the format that it needs."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from aicalib.plan.tasks.task import Bound
 
 if TYPE_CHECKING:
-    from aicalib.plan.capacity.price import Prices
+    from aicalib.plan.price import Prices
 
 OBJECTIVES: Final[Mapping[str, str]] = {
     "throughput": "maximize_throughput",
@@ -44,7 +44,7 @@ class Goal:
     robust : bool
         Rank, and hold the service level, by the pessimistic end of intervals.
     prices : Prices, optional
-        `aicalib.plan.capacity.price.load_prices`; of every kind of GPU that is tried.
+        `aicalib.plan.price.load_prices`; of every kind of GPU that is tried.
     """
 
     objective: str = "throughput"

@@ -16,14 +16,14 @@ import numpy as np
 from aicalib.engines.launch import assemble
 from aicalib.engines.request import Request, request_of
 from aicalib.errors import RequestError
-from aicalib.features import GIGABIT
 from aicalib.hardware import get_accelerator
-from aicalib.identify import WIDTHS, identify
 from aicalib.models import get_architecture
 from aicalib.plan.search.configuration import SETTINGS, Layout, Offer, Pools, Setting, Sought, layout_columns
 from aicalib.plan.search.formats import Formats, formats_of
 from aicalib.profiles.profile import Profile
-from aicalib.resolve import resolve_known
+from aicalib.resolve.features import GIGABIT
+from aicalib.resolve.identify import WIDTHS, identify
+from aicalib.resolve.rows import resolve_known
 
 
 @cache

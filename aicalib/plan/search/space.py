@@ -23,12 +23,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
 from aicalib.deployment import Identity
 from aicalib.engines.backends import MOE
 from aicalib.errors import InvalidValue, RequestError
-from aicalib.features import FITTED_ACCEPTANCE
-from aicalib.identify import identify
 from aicalib.models import get_architecture
 from aicalib.plan.search.configuration import (
     SETTINGS,
@@ -43,7 +40,10 @@ from aicalib.plan.search.configuration import (
 from aicalib.plan.search.formats import BACKENDS, FIELDS, Format, Formats
 from aicalib.plan.search.offers import listed, offer_of
 from aicalib.profiles.profile import Profile
-from aicalib.resolve import resolve_known
+from aicalib.resolve.batch import Batch
+from aicalib.resolve.features import FITTED_ACCEPTANCE
+from aicalib.resolve.identify import identify
+from aicalib.resolve.rows import resolve_known
 
 __all__ = ["SETTINGS", "STAGES", "Sought", "Space", "Start", "lay_out"]
 

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from aicalib.errors import InvalidValue, RequestError
 from aicalib.hardware import list_accelerators
-from aicalib.identify import WIDTHS
 from aicalib.physics.memory import GIB
 from aicalib.plan.score import Figure
 from aicalib.plan.search.evaluate import Evaluated
 from aicalib.plan.search.goal import MEAN
 from aicalib.plan.search.losers import NAMES, excess, spelled
 from aicalib.plan.tasks.task import Bound
-from aicalib.resolve import resolve
+from aicalib.resolve.identify import WIDTHS
+from aicalib.resolve.rows import resolve
 from aicalib.served import memory_of
 
 Array = NDArray[np.float64]

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.engines.backends import ATTENTION, MOE
-from aicalib.layer_kernels import math_paths
 from aicalib.physics.memory import GIB
 from aicalib.physics.steps import Operator, decode_step, prefill_step
 from aicalib.physics.system import spread_over
@@ -24,6 +23,7 @@ from aicalib.plan.search.evaluate import Evaluated, loaded
 from aicalib.plan.search.formats import BACKENDS, FIELDS
 from aicalib.prediction import Prediction, predict_batch
 from aicalib.profiles.profile import Profile
+from aicalib.resolve.layer_kernels import math_paths
 from aicalib.served import prefill_slots
 from aicalib.serving.server import captured_batch
 

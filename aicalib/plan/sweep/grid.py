@@ -22,12 +22,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.columns import DEFAULTS, FLAG_COLUMNS, NAME_COLUMNS, check_options
 from aicalib.deployment import Identity
 from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName
-from aicalib.features import DRAFT_NAMES
-from aicalib.identify import identify
 from aicalib.models import get_architecture
+from aicalib.resolve.columns import DEFAULTS, FLAG_COLUMNS, NAME_COLUMNS, check_options
+from aicalib.resolve.features import DRAFT_NAMES
+from aicalib.resolve.identify import identify
 
 Codes = NDArray[np.intp]
 

@@ -26,7 +26,7 @@ from aicalib.plan.tasks.task import Bound
 from aicalib.plan.workers import HERE, Where, run
 from aicalib.prediction import predict_batch, predict_many
 from aicalib.profiles.profile import Profile, default_profile
-from aicalib.resolve import resolve_known
+from aicalib.resolve.rows import resolve_known
 
 if TYPE_CHECKING:
     import pandas as pd

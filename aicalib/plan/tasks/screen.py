@@ -15,15 +15,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.columns import DEFAULTS, FLAG_COLUMNS, NAME_COLUMNS, NUMBER_COLUMNS, RARE_NUMBERS
 from aicalib.engines import ENGINES, newest_version
 from aicalib.engines.arguments import called, understand
 from aicalib.engines.flags import find_flag
 from aicalib.engines.runtime_args import RuntimeArgs, get_runtime_args
 from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName, fold
-from aicalib.features import DRAFT_NAMES
 from aicalib.hardware import Accelerator, get_accelerator
-from aicalib.identify import without_untimed
 from aicalib.models import get_architecture
 from aicalib.plan.figures import Number, figures_of, shown
 from aicalib.plan.score import BASES, score
@@ -31,7 +28,10 @@ from aicalib.plan.tasks.task import Point, Task, expand
 from aicalib.prediction import ORIGINS, Prediction, predict_batch
 from aicalib.profiles.profile import Profile, default_profile
 from aicalib.quant.presets import read_quant_config
-from aicalib.resolve import resolve
+from aicalib.resolve.columns import DEFAULTS, FLAG_COLUMNS, NAME_COLUMNS, NUMBER_COLUMNS, RARE_NUMBERS
+from aicalib.resolve.features import DRAFT_NAMES
+from aicalib.resolve.identify import without_untimed
+from aicalib.resolve.rows import resolve
 
 REASONS: Final = ("refused", "not_predicted", "does_not_fit", "duplicate")
 """Why a point is dropped: the engine would not start it, or the model has no such width; it may run but cannot be

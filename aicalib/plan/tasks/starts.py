@@ -10,14 +10,11 @@ from typing import Any, Final
 import numpy as np
 
 from aicalib.calibrate.spellings import CANONICAL
-from aicalib.columns import FLAG_COLUMNS, NAME_COLUMNS, NUMBER_COLUMNS, RARE_NUMBERS
 from aicalib.engines.arguments import Understood, read_launch
 from aicalib.engines.launch import Launch, launch
 from aicalib.engines.request import request_of
 from aicalib.engines.server_info import read_server_info
 from aicalib.errors import InvalidValue, RequestError
-from aicalib.features import DRAFT_NAMES
-from aicalib.identify import without_untimed
 from aicalib.measure.client import Load
 from aicalib.measure.facts import Outcome, Planned
 from aicalib.measure.server import Server
@@ -26,7 +23,10 @@ from aicalib.plan.figures import Number
 from aicalib.plan.tasks.screen import Screening
 from aicalib.prediction import predict_batch
 from aicalib.profiles.profile import Profile
-from aicalib.resolve import resolve
+from aicalib.resolve.columns import FLAG_COLUMNS, NAME_COLUMNS, NUMBER_COLUMNS, RARE_NUMBERS
+from aicalib.resolve.features import DRAFT_NAMES
+from aicalib.resolve.identify import without_untimed
+from aicalib.resolve.rows import resolve
 
 COMPARED: Final[Mapping[str, str]] = {
     "ttft_ms": "mean_ttft_ms", "tpot_ms": "mean_tpot_ms", "output_tok_s": "output_tok_s",

@@ -21,7 +21,7 @@ from aicalib.report.pictures.style import (
     styled,
     surround,
 )
-from aicalib.resolve import resolve
+from aicalib.resolve.rows import resolve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

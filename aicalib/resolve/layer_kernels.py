@@ -18,7 +18,7 @@ from aicalib.errors import InvalidValue
 from aicalib.hardware import Accelerator
 from aicalib.models import Architecture
 from aicalib.quant import ComputeMode, QuantConfig, WeightMode, compute_path, storage_bits
-from aicalib.widened import attended_cache, expert_math_format
+from aicalib.resolve.widened import attended_cache, expert_math_format
 
 PHASES = ("prefill", "decode")
 

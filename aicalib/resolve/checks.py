@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from aicalib.deployment import Identity
 from aicalib.errors import InvalidValue, NotCovered, RequestError
-from aicalib.identify import WIDTHS
 from aicalib.models.stack import ArchitectureArrays
+from aicalib.resolve.identify import WIDTHS
 
 Array = NDArray[np.float64]
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName
-from aicalib.features import DRAFT_NAMES, DRAFT_NUMBERS, POOL_NUMBERS
-from aicalib.loads import load_code, load_kinds
+from aicalib.resolve.features import DRAFT_NAMES, DRAFT_NUMBERS, POOL_NUMBERS
+from aicalib.resolve.loads import load_code, load_kinds
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.checks import Widths, wrong_widths
 from aicalib.deployment import Disaggregation, Drafter, Identity
 from aicalib.errors import InvalidValue, NotCovered, RequestError, UnknownName, fold
-from aicalib.identify import identify
 from aicalib.physics.system import System
+from aicalib.resolve.checks import Widths, wrong_widths
+from aicalib.resolve.identify import identify
 from aicalib.serving.load import BURST, STATIC, Load
 from aicalib.serving.speculation import METHODS
 

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib import deepep
-from aicalib.checks import Widths, kv_heads_divide
 from aicalib.engines import defaults
 from aicalib.errors import RequestError
-from aicalib.features import GIGABIT
-from aicalib.identify import SURFACE, WIDTHS
-from aicalib.names import Names
 from aicalib.physics.memory import fits, memory
 from aicalib.physics.system import Settings, System
+from aicalib.resolve import deepep
+from aicalib.resolve.checks import Widths, kv_heads_divide
+from aicalib.resolve.features import GIGABIT
+from aicalib.resolve.identify import SURFACE, WIDTHS
+from aicalib.resolve.names import Names
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]

@@ -13,10 +13,10 @@ from aicalib.deployment import Backends, Identity
 from aicalib.engines.backends import ATTENTION, MOE, hold_backends, read_backends
 from aicalib.engines.kernels import MODE, timed_backends
 from aicalib.errors import NotCovered, NotTimed, Refusal, RequestError
-from aicalib.layer_kernels import PHASES, attention_kinds, attention_of, chosen_kernels, expert_class
 from aicalib.profiles import kernels
 from aicalib.quant import FMHAQuantMode
-from aicalib.widened import attended_cache
+from aicalib.resolve.layer_kernels import PHASES, attention_kinds, attention_of, chosen_kernels, expert_class
+from aicalib.resolve.widened import attended_cache
 
 
 def with_backends(asked: Identity) -> Identity:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from aicalib.backends import with_backends
 from aicalib.deployment import Identity
 from aicalib.engines import ENGINES, defaults, is_newer, newest_version, release_month
 from aicalib.engines.backends import BACKENDS, read_backends
@@ -21,7 +20,6 @@ from aicalib.engines.layouts import expert_padding, has_encoder, latent_bits, on
 from aicalib.engines.moe_kernels import dense_format
 from aicalib.errors import InvalidValue, NotTimed, RequestError, UnknownName, fold
 from aicalib.hardware import Accelerator, get_accelerator
-from aicalib.layer_kernels import attention_of, chosen_kernels, experts_variant, math_paths, softmax_kinds
 from aicalib.models import Architecture, get_architecture
 from aicalib.physics.kernels.comm import all_reduce_variant
 from aicalib.physics.kernels.moe import TILE
@@ -43,7 +41,15 @@ from aicalib.quant import (
     variants,
     weight_format,
 )
-from aicalib.widened import attended_cache, widened_parts, widening_numbers
+from aicalib.resolve.backends import with_backends
+from aicalib.resolve.layer_kernels import (
+    attention_of,
+    chosen_kernels,
+    experts_variant,
+    math_paths,
+    softmax_kinds,
+)
+from aicalib.resolve.widened import attended_cache, widened_parts, widening_numbers
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 """Widths that are tried where none was asked for."""

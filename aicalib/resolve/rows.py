@@ -14,9 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.batch import Batch
-from aicalib.checks import Widths, wrong_numbers, wrong_widths
-from aicalib.columns import (
+from aicalib.deployment import Deployment, Identity, Workload
+from aicalib.errors import InvalidValue, RequestError
+from aicalib.physics.memory import fits, memory
+from aicalib.physics.system import ENGINES
+from aicalib.resolve.batch import Batch
+from aicalib.resolve.checks import Widths, wrong_numbers, wrong_widths
+from aicalib.resolve.columns import (
     NAME_COLUMNS,
     check_options,
     flag_columns,
@@ -24,16 +28,20 @@ from aicalib.columns import (
     load_column,
     number_columns,
 )
-from aicalib.deployment import Deployment, Identity, Workload
-from aicalib.errors import InvalidValue, RequestError
-from aicalib.features import DRAFT_NAMES, DRAFT_NUMBERS, POOL_NUMBERS, Asked, Features, Part, resolve_features
-from aicalib.identify import WIDTHS
-from aicalib.loads import fill_prompts
-from aicalib.names import ONE_NAME, Names, look_up
-from aicalib.physics.memory import fits, memory
-from aicalib.physics.system import ENGINES
+from aicalib.resolve.features import (
+    DRAFT_NAMES,
+    DRAFT_NUMBERS,
+    POOL_NUMBERS,
+    Asked,
+    Features,
+    Part,
+    resolve_features,
+)
+from aicalib.resolve.identify import WIDTHS
+from aicalib.resolve.loads import fill_prompts
+from aicalib.resolve.names import ONE_NAME, Names, look_up
+from aicalib.resolve.systems import deployments, settings_of, smallest_tp, wrong_exchange
 from aicalib.serving.load import Load
-from aicalib.systems import deployments, settings_of, smallest_tp, wrong_exchange
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]
@@ -45,8 +53,9 @@ def resolve(options: Mapping[str, Any], rows: int | None = None, memory_only: bo
     Parameters
     ----------
     options : mapping of str to sequence
-        Columns of one length (lists, arrays or pandas columns); names from `aicalib.columns`,
-        `aicalib.features.DRAFT_NAMES` and `load` (one of `aicalib.serving.load.LOADS`). None or NaN means not given.
+        Columns of one length (lists, arrays or pandas columns); names from `aicalib.resolve.columns`,
+        `aicalib.resolve.features.DRAFT_NAMES` and `load` (one of `aicalib.serving.load.LOADS`). None or NaN means not
+        given.
     rows : int, optional
         Number of rows, where there may be no column at all.
     memory_only : bool

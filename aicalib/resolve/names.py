@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.columns import DEFAULTS, NAME_COLUMNS, distinct
 from aicalib.deployment import Identity
 from aicalib.errors import RequestError
-from aicalib.identify import identify, numbers_of
 from aicalib.models.stack import ArchitectureArrays, stack
 from aicalib.recent import Recent
+from aicalib.resolve.columns import DEFAULTS, NAME_COLUMNS, distinct
+from aicalib.resolve.identify import identify, numbers_of
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]

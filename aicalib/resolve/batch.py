@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from aicalib.deployment import Deployment, Identity, Workload
 from aicalib.errors import RequestError
-from aicalib.features import GIGABIT, Features
 from aicalib.physics.system import Settings, System
+from aicalib.resolve.features import GIGABIT, Features
 from aicalib.serving.load import CLOSED, LOADS, OPEN, STATIC, Load
 
 Array = NDArray[np.float64]

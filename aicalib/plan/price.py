@@ -151,7 +151,7 @@ def load_prices(name: str | Path) -> Prices:
     """
     if str(name) == EXAMPLE:
         return _read(
-            files("aicalib.plan.capacity").joinpath("example_prices.toml").read_text(encoding="utf-8"),
+            files("aicalib.plan").joinpath("example_prices.toml").read_text(encoding="utf-8"),
             EXAMPLE,
         )
     try:

@@ -1,0 +1,1 @@
+"""From names and flags to fully filled deployments and workloads: looked up, checked and laid into arrays."""
