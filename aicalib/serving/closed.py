@@ -72,7 +72,6 @@ def steady_state(server: Server, load: Load, running: Array, step_s: Array, host
     """
     interval, mixed = server.settings.poll_interval, server.mixed
     passes = prefill_passes(server, load, running)
-    most = passes.most
     decoding_s = np.minimum(1.0, running - 1.0) * step_s
     look_s = server.poll_wait * interval * decoding_s
     ahead_s = server.steps_ahead * decoding_s
@@ -82,9 +81,10 @@ def steady_state(server: Server, load: Load, running: Array, step_s: Array, host
     until = interval * server.accepted
     plain_s = tpot_s = step_s / server.accepted
     throughput = running / (load.osl * plain_s)
+    pass_s = np.zeros_like(throughput)
     move, swings = np.zeros_like(throughput), np.zeros(throughput.shape, dtype=np.bool_)
     for _ in range(ROUNDS):
-        together = np.minimum(drawn_together(throughput * until * tpot_s), most)
+        together = passes.in_progress(drawn_together(throughput * until * tpot_s), throughput, pass_s)
         tokens, pass_s = passes.at(together)
         share = passes.new / tokens
         stage_s = server.stage_s(pass_s)

@@ -75,7 +75,7 @@ def prefilled(server: Server, load: Load, passes: Passes, rate: Array) -> Prefil
     for _ in range(4):
         tokens, pass_s = passes.at(together)
         arrivals = np.maximum(rate * server.stage_s(pass_s), 1e-9)
-        together = np.minimum(drawn_together(arrivals), passes.most)
+        together = passes.in_progress(drawn_together(arrivals), rate, server.stage_s(pass_s))
     busy = np.minimum(rate * server.stage_s(pass_s) * load.new / tokens, BUSIEST)
     busiest = rate * fastest_s(server, load, passes)
     wait_s = busy * pass_s / 2.0 / (1.0 - np.minimum(busiest, BUSIEST))

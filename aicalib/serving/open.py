@@ -80,7 +80,8 @@ def stretched(server: Server, load: Load, passes: Passes, step_s: Array, rate: A
     for _ in range(ROUNDS):
         _, pass_s = passes.at(together)
         arrivals = rate * server.stage_s(pass_s)
-        together = np.minimum(arrivals + first * np.exp(-arrivals), most)
+        found = arrivals + first * np.exp(-arrivals)
+        together = passes.in_progress(found, rate, server.stage_s(pass_s))
     pass_s, prefill_s, stall_s = _stall_s(server, passes, together, step_s)
     busy = np.minimum(rate * prefill_s, BUSIEST)
     full_s = server.stage_s(passes.fullest[1]) * passes.new / passes.fullest[0]

@@ -63,17 +63,27 @@ class Curve(NamedTuple):
 
 
 class Passes(NamedTuple):
-    """Prefill steps over several prompts, up to `most` in a chunk; arrays that broadcast with n questions.
+    """Prefill steps over several prompts, up to `most` in one; arrays that broadcast with n questions.
 
     `tokens` and `time_s` are curves over the number of prompts, `fullest` the tokens and seconds of a full chunk; `new`
-    are the tokens to prefill of one prompt.
+    are the tokens to prefill of one prompt, which takes `further` steps beyond its first.
     """
 
     most: Array
+    further: Array
     tokens: Curve
     time_s: Curve
     fullest: tuple[Array, Array]
     new: Array
+
+    def in_progress(self, found: Array, rate: Array, pass_s: Array) -> Array:
+        """Return the prompts in a step: those found together, and those of earlier steps that are not through.
+
+        Attention ranks begin their prompts independently of each other, so that at a rate of arrivals (per second)
+        rate x time of the further steps of others are there.
+        """
+        result: Array = np.minimum(found + rate * self.further * pass_s, self.most)
+        return result
 
     def at(self, together: Array) -> tuple[Array, Array]:
         """Return tokens and seconds of a step over `together` prompts."""
@@ -87,7 +97,7 @@ class Passes(NamedTuple):
 
 
 def prefill_passes(server: Server, load: Load, running: Array) -> Passes:
-    """Return the time of prefill steps from one prompt to a full chunk.
+    """Return the time of prefill steps from one prompt to a full chunk of every attention rank.
 
     Parameters
     ----------
@@ -98,7 +108,9 @@ def prefill_passes(server: Server, load: Load, running: Array) -> Passes:
     """
     new = load.new
     chunk = server.packed(server.chunk(running) / server.dp, new) * server.dp
-    most = np.maximum(chunk / new, 1.0)
+    # Where a rank's chunk holds part of a prompt alone, each rank has one of its own.
+    further = np.maximum(new * server.dp / chunk, 1.0) - 1.0
+    most = np.maximum(chunk / new, server.dp)
     knots = [np.ones_like(most), np.sqrt(most), most]
     tokens, times = [], []
     for together in knots:
@@ -106,7 +118,7 @@ def prefill_passes(server: Server, load: Load, running: Array) -> Passes:
         tokens.append(np.minimum(together * new, chunk / server.dp * ranks))
         times.append(server.prefill_s(tokens[-1], load, ranks, running))
     curves = (Curve.through(knots, values) for values in (tokens, times))
-    return Passes(most, next(curves), next(curves), (tokens[2], times[2]), new)
+    return Passes(most, further, next(curves), next(curves), (tokens[2], times[2]), new)
 
 
 def drawn_together(arrivals: Array) -> Array:
