@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -20,14 +21,15 @@ class Played(NamedTuple):
 
 
 class Engine:
-    """Step times of the first question of a batch, and its limits, for one attention rank."""
+    """Step times of the first question of a batch, and its limits; attention ranks take requests in turn."""
 
     def __init__(self, batch, profile=None):
         server = servers(batch, (profile or uncalibrated()).values)
         load, one = batch.load, np.ones(1)
         self.isl, self.osl = float(load.isl[0]), float(load.osl[0])
         self.host_s = float(server.host_per_request_s(load)[0])
-        self.chunk = float(batch.settings.chunk_tokens[0])
+        self.ranks = int(server.dp[0])
+        self.chunk = float(batch.settings.chunk_tokens[0]) / self.ranks
         self.mixed = bool(server.mixed is not None and server.mixed[0])
         held, _ = memory_of(batch)
         self.capacity = float(server.capacity(load.context, held.max_total_tokens)[0])
@@ -35,7 +37,9 @@ class Engine:
             lambda running: float(server.decode_s(one * running, load.context)[0])
         )
         self.step_s = functools.cache(
-            lambda tokens, running: float(server.prefill_s(one * tokens, load, one, one * max(running, 1))[0])
+            lambda tokens, ranks, running: float(
+                server.prefill_s(one * tokens, load, one * ranks, one * max(running, 1))[0]
+            )
         )
 
     def play(self, due, requests, again, rng, lengths=0.4):
@@ -43,22 +47,27 @@ class Engine:
 
         Lengths of answers are even within `lengths` of the mean, exponential where that is None.
         """
-        now, queue, running, done = 0.0, [[at, self.isl] for at in sorted(due)], [], []
+        turn = itertools.cycle(range(self.ranks))
+        now, queue, running, done = 0.0, [[at, self.isl, next(turn)] for at in sorted(due)], [], []
         while len(done) < requests:
-            budget = self.chunk - (len(running) if self.mixed else 0)
-            tokens, through = 0.0, []
+            budget = [self.chunk - (len(running) / self.ranks if self.mixed else 0)] * self.ranks
+            tokens, through, busy = 0.0, [], set()
             for each in queue:
-                if each[0] > now or budget <= 0 or len(running) + len(through) >= self.capacity:
+                if each[0] > now or max(budget) <= 0 or len(running) + len(through) >= self.capacity:
                     break
-                take = min(each[1], budget)
+                rank = each[2]
+                take = min(each[1], budget[rank])
+                if take <= 0:
+                    continue
                 each[1] -= take
-                budget -= take
+                budget[rank] -= take
+                busy.add(rank)
                 tokens += take
                 if each[1] <= 0:
                     through.append(each)
             decoding = running if self.mixed or not tokens else []
             if tokens:
-                now += self.step_s(tokens, len(running) if self.mixed else 0)
+                now += self.step_s(tokens, len(busy), len(running) if self.mixed else 0)
             elif running:
                 now += self.decode_s(len(running))
             else:
@@ -70,7 +79,7 @@ class Engine:
             for at, first, _, length in ended:
                 done.append((at, first - at + self.host_s, (now - first) / max(length, 1), now))
                 if again:
-                    queue.append([now + self.host_s, self.isl])
+                    queue.append([now + self.host_s, self.isl, next(turn)])
             running = [each for each in running if each[2] > 0]
             for each in through:
                 queue.remove(each)

@@ -160,6 +160,35 @@ def test_the_closed_form_agrees_with_playing_it_request_by_request(
     assert found.mean["requests_s"].value[0] == pytest.approx(played.throughput, rel=error)
 
 
+RANKS = {"model": ["deepseek-r1"], "tp": 8}
+
+
+@pytest.mark.parametrize(
+    ("dp", "isl", "osl", "concurrency", "error"),
+    [
+        (8, 4096, 512, 256, 0.05),
+        (8, 512, 256, 256, 0.05),
+        (8, 8192, 1024, 64, 0.05),
+        (8, 8192, 512, 512, 0.15),
+    ],
+)
+def test_attention_ranks_prefill_prompts_of_their_own_as_played(dp, isl, osl, concurrency, error):
+    found = asked(**RANKS, dp=dp, isl=isl, osl=osl, concurrency=concurrency, num_prompts=10**7)
+    played = Engine(found.batch).closed(concurrency, 6 * concurrency + 200)
+    assert found.mean["tpot_ms"].value[0] == pytest.approx(1e3 * played.tpot_s.mean(), rel=error)
+    assert found.mean["requests_s"].value[0] == pytest.approx(played.throughput, rel=error)
+
+
+@pytest.mark.parametrize(("dp", "isl", "osl"), [(8, 4096, 512), (4, 8192, 256), (8, 8192, 512)])
+def test_an_open_loop_over_attention_ranks_agrees_with_playing_it(dp, isl, osl):
+    options = {**RANKS, "dp": dp, "isl": isl, "osl": osl, "load": ["open"]}
+    rate = 0.5 * asked(**options, request_rate=0.1).service.sustainable_s[0]
+    found = asked(**options, request_rate=rate)
+    played = Engine(found.batch).open(rate, 2000)
+    assert found.mean["tpot_ms"].value[0] == pytest.approx(1e3 * played.tpot_s.mean(), rel=0.2)
+    assert found.mean["ttft_ms"].value[0] == pytest.approx(1e3 * played.ttft_s.mean(), rel=0.1)
+
+
 @given(
     model=models, engine=engines, isl=st.integers(16, 16000), osl=st.integers(4, 4000),
     concurrency=st.integers(1, 1024), poll=st.sampled_from([1, 10, 30]),

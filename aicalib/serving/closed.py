@@ -64,14 +64,17 @@ def steady_state(server: Server, load: Load, running: Array, step_s: Array, host
     Notes
     -----
     Between two looks of the scheduler a = X TPOT poll requests end, and as many begin. With Poisson arrivals a
-    look that finds any finds a / (1 - exp(-a)) of them; they are prefilled together, a chunk at most. Rounds are
-    damped by the geometric mean where they swing.
+    look that finds any finds a / (1 - exp(-a)) of them; they are prefilled together, a chunk at most. Where attention
+    ranks take f further steps for a prompt, those that ended within the host's time before, and are still on their
+    way, join on other ranks for f / (1 + f) of these steps. Rounds are damped by the geometric mean where they swing.
 
     Where steps are mixed, a chunk adds to the step that takes it only what the step takes longer; there are never
     more such steps than steps, so that prefill bounds the throughput.
     """
     interval, mixed = server.settings.poll_interval, server.mixed
     passes = prefill_passes(server, load, running)
+    most = passes.most
+    on_their_way = server.accepted * host_s / step_s * passes.further / (1.0 + passes.further)
     decoding_s = np.minimum(1.0, running - 1.0) * step_s
     look_s = server.poll_wait * interval * decoding_s
     ahead_s = server.steps_ahead * decoding_s
@@ -81,10 +84,10 @@ def steady_state(server: Server, load: Load, running: Array, step_s: Array, host
     until = interval * server.accepted
     plain_s = tpot_s = step_s / server.accepted
     throughput = running / (load.osl * plain_s)
-    pass_s = np.zeros_like(throughput)
     move, swings = np.zeros_like(throughput), np.zeros(throughput.shape, dtype=np.bool_)
     for _ in range(ROUNDS):
-        together = passes.in_progress(drawn_together(throughput * until * tpot_s), throughput, pass_s)
+        ended = throughput * tpot_s
+        together = np.minimum(drawn_together(until * ended) + ended * on_their_way, most)
         tokens, pass_s = passes.at(together)
         share = passes.new / tokens
         stage_s = server.stage_s(pass_s)
@@ -98,8 +101,7 @@ def steady_state(server: Server, load: Load, running: Array, step_s: Array, host
         tpot_s = np.where(swings, np.sqrt(tpot_s * found_s), found_s)
         busy = np.minimum(throughput * prefill_s, BUSIEST)
         queue_s = np.minimum(0.5 * busy / (1.0 - busy), half) * prefill_s
-        own = np.maximum(share * np.minimum(server.dp, together), 1.0)
-        own_s = pass_s * own if server.stages is None else pass_s + stage_s * (own - 1.0)
+        own_s = pass_s + stage_s * passes.further
         ttft_s = own_s + queue_s + look_s + ahead_s
         if mixed is not None:
             bound_s = running * prefill_s - host_s - after_first * tpot_s

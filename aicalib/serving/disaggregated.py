@@ -79,8 +79,7 @@ def prefilled(server: Server, load: Load, passes: Passes, rate: Array) -> Prefil
     busy = np.minimum(rate * server.stage_s(pass_s) * load.new / tokens, BUSIEST)
     busiest = rate * fastest_s(server, load, passes)
     wait_s = busy * pass_s / 2.0 / (1.0 - np.minimum(busiest, BUSIEST))
-    own = np.maximum(load.new * np.minimum(server.dp, together) / tokens, 1.0)
-    return Prefilled(pass_s + server.stage_s(pass_s) * (own - 1.0), wait_s, busy)
+    return Prefilled(pass_s + server.stage_s(pass_s) * passes.further, wait_s, busy)
 
 
 def fastest_s(server: Server, load: Load, passes: Passes) -> Array:

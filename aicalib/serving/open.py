@@ -87,9 +87,8 @@ def stretched(server: Server, load: Load, passes: Passes, step_s: Array, rate: A
     full_s = server.stage_s(passes.fullest[1]) * passes.new / passes.fullest[0]
     queue_s = busy * pass_s / 2.0 / (1.0 - np.minimum(rate * full_s, BUSIEST))
     # A request shares its pass with those that arrive in the same step as it does.
-    tokens, own_s = passes.at(np.minimum(1.0 + busy * arrivals + (1.0 - busy) * looks, most))
-    own = np.maximum(passes.new * np.minimum(server.dp, most) / tokens, 1.0)
-    own_s = own_s * own if server.stages is None else own_s + server.stage_s(own_s) * (own - 1.0)
+    _, own_s = passes.at(np.minimum(1.0 + busy * arrivals + (1.0 - busy) * looks, most))
+    own_s = own_s + server.stage_s(own_s) * passes.further
     taken = np.minimum(rate * stall_s, BUSIEST)
     behind_s = taken * (queue_s + own_s) / np.maximum(load.osl - 1.0, 1.0)
     return Stretched((plain_s + behind_s) / (1.0 - taken), own_s, queue_s, busy, stall_s)
