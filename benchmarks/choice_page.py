@@ -144,7 +144,7 @@ OTHER: Final = """\
 Deployment and concurrency chosen together, at all three quantiles; under `TTFT and TPOT` both bounds stand at the same
 quantile. Beside the rule of `search` stand others. It was taken for its reason, a bound that is hard and a prediction
 that is not sure, and it has no parameter that could have been fitted to these sweeps: a rule that looks best in this
-table was chosen by it. About thirty variants were tried in all (other powers and likelihoods, other distributions of
+table was chosen by it. About forty variants were tried in all (other powers and likelihoods, other distributions of
 the error, the least regret expected over errors that a sweep has in common): the more cautious ones miss less often
 and are less often within 5 % of the best.
 """
