@@ -103,8 +103,10 @@ table = pd.DataFrame([row(model, gpu, choice) for (model, gpu, _), choice in cho
 group = ["model", "checkpoint"]
 cheapest = table.sort_values("cost").groupby(group, as_index=False, sort=False).first()
 against = table[group].merge(cheapest, how="left")
+# Errors on two GPUs have nothing in common, so that their interval is that of the ratio of both.
+apart = np.exp(np.hypot(np.log(against.high / against.cost), np.log(table.cost / table.low)))
 table["verdict"] = np.where(
-    table.gpu == against.gpu, "cheapest", np.where(table.cost <= against.high, "tie", "dearer")
+    table.gpu == against.gpu, "cheapest", np.where(table.cost <= against.cost * apart, "tie", "dearer")
 )
 rounded = table.round({"TTFT ms": 0, "TPOT ms": 1, "tok/s a GPU": 0, "cost": 2, "low": 2, "high": 2})
 rounded[rounded.checkpoint == PUBLISHED].drop(columns="checkpoint").set_index("model")
@@ -117,8 +119,9 @@ rounded[rounded.checkpoint == OWN].drop(columns="checkpoint").set_index("model")
 # ends of a 90 % interval. The first table starts from published checkpoints, the second needs one of its own;
 # a GPU that is missing has none that fits.
 #
-# **A tie** is a GPU that the cheapest of its table beats by less than its own interval: these numbers do not
-# tell the two apart, and a better price, a shorter queue for delivery or a run of your own should decide.
+# **A tie** is a GPU that the cheapest of its table beats by less than the 90 % interval of their ratio: these
+# numbers do not tell the two apart, and a better price, a shorter queue for delivery or a run of your own
+# should decide.
 # `origin` says how near the fitted runs are: `calibrated`, `extrapolated` (another model, GPU or format
 # stands in) or `datasheet` (no kernel of one of its formats was timed on that generation), in this order of
 # trust.
@@ -236,6 +239,7 @@ break_even.pivot(index="gpu", columns="model", values="even").reindex(index=gpus
 # - **Formats change answers.** 4-bit weights fit where others do not, and need a checkpoint that was
 #   quantized with care. Where nothing is published of its accuracy, nothing is said here; measure your own
 #   task.
-# - **One node.** A model that needs more than eight of a GPU is refused, not estimated.
+# - **One node.** Instances over several nodes need the rate of their network, which is not guessed:
+#   `aicalib search --gpus 16 --network-gbit-s 400` tries them.
 # - **Settings, speculation, prefill on instances of its own** are left out; `aicalib search` tries them too.
 #   The first two need only the line in the first cell taken out, the last `separate=True`.
