@@ -20,7 +20,7 @@ from aicalib.engines.request import Request, request_of
 from aicalib.errors import NotCovered, RequestError
 from aicalib.nearness import group_key
 from aicalib.profiles.profile import DEPTH_MARK, Profile
-from aicalib.quant import MODES, Field
+from aicalib.quant import MODES, Field, parse_mode
 from aicalib.resolve.backends import predictable
 from aicalib.resolve.identify import identify, numbers_of
 
@@ -127,17 +127,19 @@ def formats_of(
     weights = tried.pairs("gemm", modes["gemm"], "moe", modes.get("moe", [None]))
     if not weights:
         raise NotCovered(next(iter(refused.values())))
+    run = [
+        (pair, name)
+        for pair in weights
+        for name in tried.backends(MOE, dict(zip(("gemm", "moe"), pair, strict=True)), only.get(MOE))
+    ]
+    if not run:
+        raise NotCovered([*refused.values()][-1])
     # Where the published weights do not start, the caches are those of weights that do.
     (gemm, moe), needs = next(iter(weights.items()))
     anchored = replace(tried, base=base.changed(Format(gemm, None, None, moe, needs).options))
     caches = anchored.distinct(
         "kv", anchored.modes("kv", only.get("kv")), "fmha", anchored.named("fmha", only.get("fmha"))
     )
-    run = [
-        (pair, name)
-        for pair in weights
-        for name in tried.backends(MOE, dict(zip(("gemm", "moe"), pair, strict=True)), only.get(MOE))
-    ]
     attend = [
         (pair, name)
         for pair in caches
@@ -145,6 +147,8 @@ def formats_of(
             ATTENTION, dict(zip(("kv", "fmha"), pair, strict=True)), only.get(ATTENTION)
         )
     ]
+    if not attend:
+        raise NotCovered([*refused.values()][-1])
     found = [
         Format(gemm, kv, fmha, moe, weights[gemm, moe], attention, experts)
         for (gemm, moe), experts in run
@@ -206,6 +210,9 @@ class _Tried:
     def named(self, field: str, only: Sequence[str] | None) -> list[str | None]:
         """Return the modes of a field to try, None for the one that leaves it open; first the accelerator's 16 bit."""
         if only is not None:
+            for name in only:
+                if name != OPEN:
+                    parse_mode(FIELDS[field], name)
             return [None if name == OPEN else name for name in only]
         wide = {"bf16": "bfloat16", "fp16": "float16"}[self.own.accelerator.wide_format]
         return [None, *sorted((mode.name for mode in MODES[FIELDS[field]]), key=lambda name: name != wide)]
