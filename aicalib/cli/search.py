@@ -308,6 +308,8 @@ def _print_choice(choice: Choice) -> None:
     for name, text in choice.launch.files.items():
         typer.echo(textwrap.indent(f"{name}: {text.rstrip()}", "  "))
     typer.echo(f"  {choice.launch.line()}")
+    for note in choice.launch.notes:
+        _wrapped(f"note: {note}")
 
 
 def _wrapped(text: str) -> None:

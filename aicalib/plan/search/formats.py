@@ -9,7 +9,7 @@ experts are tried that it can be told to take there and that were timed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -125,21 +125,23 @@ def formats_of(
         field: tried.modes(field, only.get(field)) for field in ("gemm", "moe") if field in _fields(base)
     }
     weights = tried.pairs("gemm", modes["gemm"], "moe", modes.get("moe", [None]))
-    if not weights:
-        raise NotCovered(next(iter(refused.values())))
+    _need(weights, refused, 0)
+    before = len(refused)
     run = [
         (pair, name)
         for pair in weights
         for name in tried.backends(MOE, dict(zip(("gemm", "moe"), pair, strict=True)), only.get(MOE))
     ]
-    if not run:
-        raise NotCovered([*refused.values()][-1])
+    _need(run, refused, before)
     # Where the published weights do not start, the caches are those of weights that do.
     (gemm, moe), needs = next(iter(weights.items()))
     anchored = replace(tried, base=base.changed(Format(gemm, None, None, moe, needs).options))
+    before = len(refused)
     caches = anchored.distinct(
         "kv", anchored.modes("kv", only.get("kv")), "fmha", anchored.named("fmha", only.get("fmha"))
     )
+    _need(caches, refused, before)
+    before = len(refused)
     attend = [
         (pair, name)
         for pair in caches
@@ -147,14 +149,19 @@ def formats_of(
             ATTENTION, dict(zip(("kv", "fmha"), pair, strict=True)), only.get(ATTENTION)
         )
     ]
-    if not attend:
-        raise NotCovered([*refused.values()][-1])
+    _need(attend, refused, before)
     found = [
         Format(gemm, kv, fmha, moe, weights[gemm, moe], attention, experts)
         for (gemm, moe), experts in run
         for (kv, fmha), attention in attend
     ]
     return Formats(model, gpu, base.engine, base.engine_version, tuple(found), refused, same)
+
+
+def _need(found: Sized, refused: Mapping[str, str], before: int) -> None:
+    """Refuse a step that leaves nothing, by the first reason since: that with the fewest fields asked for."""
+    if not found:
+        raise NotCovered([*refused.values()][before])
 
 
 def _fields(request: Request) -> tuple[str, ...]:
