@@ -458,6 +458,39 @@ def test_wrong_requests_are_refused(changed: dict[str, Any], kind: type[RequestE
         search(replace(SMALL, **changed), limit=500)
 
 
+@pytest.mark.parametrize(
+    ("only", "words"),
+    [
+        ({"kv": ("auto", "no-such-format")}, "unknown kvcache mode 'no-such-format'"),
+        ({"fmha": ("no-such-format",)}, "unknown fmha mode 'no-such-format'"),
+        ({"attention_backend": ("no-such-backend",)}, "unknown attention_backend of sglang"),
+        ({"moe_backend": ("triton",)}, "a dense model has no experts"),
+        ({"moe_a2a_backend": ("deepep",)}, "laid out so: moe_a2a_backend deepep"),
+        ({"tp": (64,)}, "laid out so: tp 64"),
+        ({"tp": (3,)}, "tp 3 .* does not divide"),
+    ],
+)
+def test_where_nothing_is_left_the_option_that_leaves_nothing_is_named(
+    only: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RequestError, match=f"^[^;]*{words}"):
+        search(replace(SMALL, only=only), limit=500)
+
+
+def test_without_a_level_nothing_is_said_to_keep_it() -> None:
+    found = search(SMALL, limit=500)
+    assert found.lost
+    assert all(each.reason.startswith(("within", "more than", "holds no")) for each in found.lost)
+
+
+def test_the_note_on_separate_prefill_stands_where_that_was_tried() -> None:
+    for separate in (True, False):
+        notes = search(replace(SMALL, separate=separate), limit=500).notes
+        assert any("prefill on instances of its own" in each for each in notes) == separate
+    tensorrt = search(replace(SMALL, engines=("trtllm",)), limit=500)
+    assert not any("prefill on instances of its own" in each for each in tensorrt.notes)
+
+
 def test_more_than_can_be_held_is_refused_before_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aicalib.plan.search.space.MOST_CONFIGURATIONS", 100)
     with pytest.raises(InvalidValue, match="more than the 100"):

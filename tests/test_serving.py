@@ -521,6 +521,20 @@ def test_separate_pools_with_an_endless_network_are_the_pools_by_themselves():
     assert decode.mean["output_tok_s"].value[0] == pytest.approx(bound, rel=0.05)
 
 
+def test_a_closed_loop_over_separate_pools_begins_with_all_its_requests_at_once():
+    found = asked(model=["llama-3.3-70b"] * 2, isl=4096, osl=512, concurrency=64, prefill_instances=2,
+                  num_prompts=[640, 10**9], **SEPARATE)  # fmt: skip
+    batch = resolve({"model": ["llama-3.3-70b"], "gpu": ["b200"], "tp": [8], "isl": [4096], "osl": [512]})
+    server, load = servers(batch, uncalibrated().values), batch.load
+    # A tenth of all requests begins, 32 at each prefill instance, four a chunk: the mean one waits for 18.
+    prompts_s = 32 * fastest_s(server, load, prefill_passes(server, load, np.ones(1)))[0]
+    begun, steady = found.mean["ttft_ms"].value
+    assert begun == pytest.approx(0.9 * steady + 0.1 * 1e3 * prompts_s * 18 / 32, rel=0.02)
+    begun, steady = found.percentiles["ttft_ms"][99]
+    assert begun == pytest.approx(0.9 * 1e3 * prompts_s, rel=0.05)
+    assert steady < begun / 3
+
+
 def test_separate_pools_count_all_their_gpus_and_their_transfer():
     found = asked(model=["llama-3.3-70b"] * 2, isl=8192, concurrency=1, prefill_tp=4, prefill_instances=2,
                   decode_instances=3, network_gbit_s=[100, 400])  # fmt: skip

@@ -40,7 +40,7 @@ def predict(
     pp: opt.Pp = None,
     dp: opt.Dp = None,
     ep: opt.Ep = None,
-    engine: Annotated[str, typer.Option(help="sglang or vllm.")] = "sglang",
+    engine: Annotated[str, typer.Option(help="sglang, vllm or trtllm.")] = "sglang",
     engine_version: opt.EngineVersion = None,
     isl: opt.Isl = 1024,
     osl: opt.Osl = 256,

@@ -17,7 +17,7 @@ def plan(
     kv: opt.Kv = None,
     fmha: Annotated[str | None, typer.Option(help="Format of attention.")] = None,
     moe: opt.Moe = None,
-    engine: Annotated[str, typer.Option(help="sglang or vllm.")] = "sglang",
+    engine: Annotated[str, typer.Option(help="sglang, vllm or trtllm.")] = "sglang",
     engine_version: Annotated[str | None, typer.Option(help="Version. Default: the newest known.")] = None,
     tp: opt.Tp = None,
     dp: Annotated[int | None, typer.Option(help="Attention-data-parallel ranks.")] = None,

@@ -181,6 +181,8 @@ def _goal(
 
     given = service_level(thresholds, percentile, hard=not soft)
     steepness = STEEPNESS
+    if soft and not given and slo is None:
+        raise InvalidValue("--soft weighs bounds, of which none is given", ["--ttft-ms 1000 --soft"])
     if slo is not None:
         if given:
             raise InvalidValue("--slo is a whole service level; it stands alone", ["--slo without --ttft-ms"])
@@ -218,7 +220,7 @@ def _print(found: Found, goal: Goal) -> None:
                 _print_beside(choice, found.best)
             _print_choice(choice)
     echo("")
-    _print_front(found.pareto or found.pareto_with_checkpoint)
+    _print_front(found.pareto or found.pareto_with_checkpoint, bool(goal.bounds))
     lines = [f"{each.number} x {each.reason}; nearest: {each.nearest}" for each in found.lost]
     _print_list("what lost, by formats and widths:", lines)
     refused = [f"{count} x {reason}" for reason, count in found.refused.items()]
@@ -306,6 +308,8 @@ def _print_choice(choice: Choice) -> None:
     for name, text in choice.launch.files.items():
         typer.echo(textwrap.indent(f"{name}: {text.rstrip()}", "  "))
     typer.echo(f"  {choice.launch.line()}")
+    for note in choice.launch.notes:
+        _wrapped(f"note: {note}")
 
 
 def _wrapped(text: str) -> None:
@@ -313,17 +317,19 @@ def _wrapped(text: str) -> None:
     typer.echo("\n".join(f"  {'  ' if number else ''}{line}" for number, line in enumerate(lines)))
 
 
-def _print_front(points: Sequence[Point]) -> None:
+def _print_front(points: Sequence[Point], level: bool) -> None:
+    """Print the points of a front, and which of them keep the level where there is one."""
     step = max(-(-len(points) // MOST_POINTS), 1)
     shown = points[::step] if step > 1 else points
     rows = [
         [_interval(each.output_tok_s_per_gpu), _plain(each.tok_s_per_user.value), _plain(each.ttft_ms.value),
-         str(each.concurrency), "yes" if each.meets else "no", each.words]
+         str(each.concurrency), *(["yes" if each.meets else "no"] if level else []), each.words]
         for each in shown
     ]  # fmt: skip
-    header = ["tok/s/GPU", "tok/s/user", "TTFT ms", "in flight", "in level", "start"]
+    kept = ["in level"] if level else []
+    header = ["tok/s/GPU", "tok/s/user", "TTFT ms", "in flight", *kept, "start"]
     some = f", {len(shown)} of {len(points)} points" if step > 1 else ""
-    print_table(f"Pareto front{some}", header, rows, "rrrrll")
+    print_table(f"Pareto front{some}", header, rows, "rrrr" + "l" * (len(header) - 4))
 
 
 def _print_list(title: str, lines: list[str]) -> None:

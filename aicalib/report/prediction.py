@@ -267,7 +267,7 @@ def _unlike(at: dict[str, Any], load: dict[str, Any]) -> list[str]:
         lines.append(f"tokens reach their experts by {at['moe_a2a_backend']}")
     if "prefill_tp" in at:
         lines.append(
-            f"{at['decode_instances']} decode instances, {at['prefill_instances']} prefill instances of tp "
+            f"instances: {at['decode_instances']} decode, {at['prefill_instances']} prefill of tp "
             f"{at['prefill_tp']}, {at['network_gbit_s']:g} Gbit/s a GPU between them"
         )
     return lines

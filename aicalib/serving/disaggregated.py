@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from aicalib.serving.load import OPEN, Load, Service, Spread
 from aicalib.serving.open import KNOTS, between_knots
 from aicalib.serving.percentiles import ttft_quantile_s
-from aicalib.serving.prefill import Passes, drawn_together, prefill_passes
+from aicalib.serving.prefill import Passes, burst, drawn_together, prefill_passes
 from aicalib.serving.server import Server
 
 Array = NDArray[np.float64]
@@ -95,7 +95,8 @@ def serve_disaggregated(server: Server, load: Load, max_total_tokens: Array) -> 
     TTFT counts host, wait and pass at the prefill instance, and the transfer of the cache, after which the decode
     instance streams the first token; TPOT is a decode step that no prefill stops. Throughput is at most that of
     either pool. A request of a closed loop of C over k instances meets 1 - k / C of what an arrival from outside
-    would meet.
+    would meet. A closed loop begins with all C at once: that share of its requests waits as in `burst`, C / k of them
+    at each prefill instance.
     """
     pools = server.pools
     if pools is None:
@@ -127,13 +128,27 @@ def serve_disaggregated(server: Server, load: Load, max_total_tokens: Array) -> 
         cycle = load.concurrency / (host_s + ttft_s + after_first * tpot_s)
         rate = np.where(is_open, rate, np.minimum(np.sqrt(rate * cycle), limit))
     over = np.where(is_open & (rate >= limit), np.nan, 1.0)
-    mean_s = over * (host_s + ttft_s)
+    usual_s = over * (host_s + ttft_s)
+    at_once = np.where(is_open, 1.0, np.maximum(load.concurrency / pools.prefill_instances, 1.0))
+    first = burst(pools.prefill, load, at_once)
+    share = np.where(is_open, 0.0, np.clip(load.concurrency / load.num_prompts, 0.0, 1.0))
+    sent_s = host_s + pools.transfer_s
+    mean_s = (1.0 - share) * usual_s + share * (sent_s + first.first_token_s)
     wait_s = over * np.maximum(ttft_s - found.own_s - pools.transfer_s, 0.0)
     answer_s = after_first * tpot_s
     none = np.zeros_like(mean_s)
     # What bounds a closed loop makes every request wait alike.
     queue_s = np.minimum(wait_s, over * found.wait_s)
-    spread = Spread(mean_s - queue_s, none, queue_s, found.busy, none, none, none, none)
+    spread = Spread(
+        usual_s - queue_s,
+        none,
+        queue_s,
+        found.busy,
+        sent_s + first.earliest_s,
+        sent_s + first.whole_s,
+        share,
+        none,
+    )
     median_s = ttft_quantile_s(spread, 0.5)
     ends = load.num_prompts * np.where(is_open, 1.0, np.inf)
     e2e_s = mean_s + answer_s

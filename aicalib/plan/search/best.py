@@ -237,9 +237,13 @@ class _Ranking:
         if prices is not None and prices.example:
             notes.append(prices.warning)
         sought, gpus = self.space.sought, [get_accelerator(gpu) for gpu in self.space.sought.gpus]
-        if sought.separate and any(gpu.link_bytes_s for gpu in gpus):
+        if any(layout.pools for offer in self.space.offers for layout in offer.layouts):
+            between = (
+                f", between nodes at {sought.network_gbit_s:g} Gbit/s a GPU" if sought.network_gbit_s else ""
+            )
             notes.append(
                 "prefill on instances of its own sends its cache over the GPUs' link at the datasheet's rate"
+                f"{between}; measured TTFT mostly exceeds what is predicted there (docs/physics.md)"
             )
         if (
             sought.separate

@@ -9,7 +9,7 @@ experts are tried that it can be told to take there and that were timed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -20,7 +20,7 @@ from aicalib.engines.request import Request, request_of
 from aicalib.errors import NotCovered, RequestError
 from aicalib.nearness import group_key
 from aicalib.profiles.profile import DEPTH_MARK, Profile
-from aicalib.quant import MODES, Field
+from aicalib.quant import MODES, Field, parse_mode
 from aicalib.resolve.backends import predictable
 from aicalib.resolve.identify import identify, numbers_of
 
@@ -125,19 +125,23 @@ def formats_of(
         field: tried.modes(field, only.get(field)) for field in ("gemm", "moe") if field in _fields(base)
     }
     weights = tried.pairs("gemm", modes["gemm"], "moe", modes.get("moe", [None]))
-    if not weights:
-        raise NotCovered(next(iter(refused.values())))
-    # Where the published weights do not start, the caches are those of weights that do.
-    (gemm, moe), needs = next(iter(weights.items()))
-    anchored = replace(tried, base=base.changed(Format(gemm, None, None, moe, needs).options))
-    caches = anchored.distinct(
-        "kv", anchored.modes("kv", only.get("kv")), "fmha", anchored.named("fmha", only.get("fmha"))
-    )
+    _need(weights, refused, 0)
+    before = len(refused)
     run = [
         (pair, name)
         for pair in weights
         for name in tried.backends(MOE, dict(zip(("gemm", "moe"), pair, strict=True)), only.get(MOE))
     ]
+    _need(run, refused, before)
+    # Where the published weights do not start, the caches are those of weights that do.
+    (gemm, moe), needs = next(iter(weights.items()))
+    anchored = replace(tried, base=base.changed(Format(gemm, None, None, moe, needs).options))
+    before = len(refused)
+    caches = anchored.distinct(
+        "kv", anchored.modes("kv", only.get("kv")), "fmha", anchored.named("fmha", only.get("fmha"))
+    )
+    _need(caches, refused, before)
+    before = len(refused)
     attend = [
         (pair, name)
         for pair in caches
@@ -145,12 +149,19 @@ def formats_of(
             ATTENTION, dict(zip(("kv", "fmha"), pair, strict=True)), only.get(ATTENTION)
         )
     ]
+    _need(attend, refused, before)
     found = [
         Format(gemm, kv, fmha, moe, weights[gemm, moe], attention, experts)
         for (gemm, moe), experts in run
         for (kv, fmha), attention in attend
     ]
     return Formats(model, gpu, base.engine, base.engine_version, tuple(found), refused, same)
+
+
+def _need(found: Sized, refused: Mapping[str, str], before: int) -> None:
+    """Refuse a step that leaves nothing, by the first reason since: that with the fewest fields asked for."""
+    if not found:
+        raise NotCovered([*refused.values()][before])
 
 
 def _fields(request: Request) -> tuple[str, ...]:
@@ -206,6 +217,9 @@ class _Tried:
     def named(self, field: str, only: Sequence[str] | None) -> list[str | None]:
         """Return the modes of a field to try, None for the one that leaves it open; first the accelerator's 16 bit."""
         if only is not None:
+            for name in only:
+                if name != OPEN:
+                    parse_mode(FIELDS[field], name)
             return [None if name == OPEN else name for name in only]
         wide = {"bf16": "bfloat16", "fp16": "float16"}[self.own.accelerator.wide_format]
         return [None, *sorted((mode.name for mode in MODES[FIELDS[field]]), key=lambda name: name != wide)]

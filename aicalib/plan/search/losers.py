@@ -77,7 +77,7 @@ def losers(
             bound = hard[int(over[:, row].argmax())]
             reason, rank = f"misses {spelled(bound)} under every concurrency", missed
         else:
-            reason, rank = _slower(behind), behind
+            reason, rank = ("keeps the level, " if hard else "") + _slower(behind), behind
         groups.setdefault(reason, []).append((rank, row))
     lost = [_lost(found, reason, each, _unit(reason)) for reason, each in groups.items()]
     lost += _without_room(found)
@@ -88,18 +88,24 @@ def _slower(behind: float) -> str:
     """Return how far behind the best a kind stays, in steps."""
     step = next((each for each in _STEPS if behind <= each), None)
     if step is None:
-        return f"keeps the level, more than {100 * _STEPS[-1]:g} % behind the best"
-    return f"keeps the level, within {100 * step:g} % of the best"
+        return f"more than {100 * _STEPS[-1]:g} % behind the best"
+    return f"within {100 * step:g} % of the best"
 
 
 def _unit(reason: str) -> str:
     return "over" if reason.startswith("misses") else "behind"
 
 
+def _percent(share: float) -> str:
+    """Return a share in percent, to three digits as far as they stand in front of the fourth decimal."""
+    percent = 100.0 * share
+    return f"{percent:.3g} %" if 0.01 <= percent < 1e3 else f"{percent:.0f} %"
+
+
 def _lost(found: Evaluated, reason: str, members: Sequence[tuple[float, int]], unit: str) -> Lost:
     rank, row = min(members)
     words = found.space.words(int(found.starts[row]))
-    nearest = f"{words} at {found.concurrency[row]:g} in flight: {100 * rank:.3g} % {unit}"
+    nearest = f"{words} at {found.concurrency[row]:g} in flight: {_percent(rank)} {unit}"
     return Lost(reason, len(members), nearest)
 
 

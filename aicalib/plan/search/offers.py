@@ -15,7 +15,7 @@ import numpy as np
 
 from aicalib.engines.launch import assemble
 from aicalib.engines.request import Request, request_of
-from aicalib.errors import RequestError
+from aicalib.errors import InvalidValue, RequestError
 from aicalib.hardware import get_accelerator
 from aicalib.models import get_architecture
 from aicalib.plan.search.configuration import SETTINGS, Layout, Offer, Pools, Setting, Sought, layout_columns
@@ -40,7 +40,8 @@ def offer_of(
     Raises
     ------
     RequestError
-        For names that no table holds, or where the engine does not serve the model there at all.
+        For names that no table holds, or where the engine does not serve the model there at all: in no format, layout
+        or setting that is to be tried.
     """
     formats = formats_of(sought.model, gpu, engine, sought.engine_version, profile, sought.only)
     names = {"model": sought.model, "gpu": gpu, "engine": engine, "engine_version": formats.engine_version}
@@ -50,6 +51,9 @@ def offer_of(
     kept_settings, without = _starting(base, settings)
     kept_layouts, wrong = _starting(base, layouts)
     valid, impossible = _possible(sought, formats, kept_layouts)
+    for kept, why in ((valid, wrong + impossible), (kept_settings, without)):
+        if not kept:
+            raise InvalidValue("; ".join(reason for reason, _ in why.most_common(3)) or _unlaid(sought, gpu))
     forms, all_layouts = len(formats.found), len(layouts)
     for reason, count in (*wrong.items(), *impossible.items()):
         refused[reason] += count * forms * len(settings) * levels
@@ -58,6 +62,13 @@ def offer_of(
     for reason in formats.refused.values():
         refused[reason] += len(valid) * len(kept_settings) * levels
     return Offer(formats, tuple(valid), tuple(kept_settings))
+
+
+def _unlaid(sought: Sought, gpu: str) -> str:
+    """Say which of the widths that were asked for no replica has."""
+    names = ("tp", "pp", "dp", "ep", "moe_a2a_backend")
+    asked = [f"{name} {' or '.join(map(str, sought.only[name]))}" for name in names if name in sought.only]
+    return f"no replica on {sought.count} x {gpu} is laid out so: {', '.join(asked)}"
 
 
 def _starting(base: Request, choices: Sequence[Any]) -> tuple[list[Any], Counter[str]]:

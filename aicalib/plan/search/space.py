@@ -200,12 +200,8 @@ def lay_out(sought: Sought, profile: Profile, limit: int | None = None) -> Space
         except RequestError as error:
             refused[str(error)] += len(concurrency)
             errors.append(error)
-    offers = [each for each in offers if each.size]
     if not offers:
-        if errors:
-            raise errors[0]
-        reasons = "; ".join(reason for reason, _ in refused.most_common(3))
-        raise InvalidValue(f"no start of {sought.model} on {sought.count} GPUs is left: {reasons}")
+        raise errors[0]
     total = sum(each.size for each in offers)
     if total > MOST_STARTS:
         raise InvalidValue(
