@@ -102,8 +102,8 @@ at_once[shown].round(
 # the load is of a kind that no fit has seen (here: random arrivals), `datasheet` that of one of its formats
 # no kernel was timed on GPUs of that generation. These intervals are wide, and honestly so.
 #
-# **Ties.** A fleet whose interval overlaps that of the best is a tie: these numbers do not tell which is
-# cheaper. Part of the error is common to all, so this is the careful reading.
+# **Ties.** A fleet that the best beats by less than the 90 % interval of their ratio is a tie: these numbers
+# do not tell which is cheaper. What is common to the errors of both is left out of that interval.
 #
 # A format that needs a checkpoint of its own (4-bit weights, say) is ranked apart, since its answers may
 # differ: below, the best fleet of each GPU, in both groups.

@@ -131,14 +131,16 @@ def test_figures_are_those_of_predict():
     assert best.score == pytest.approx(tuple(each / 1e3 for each in best.figures["e2e_ms"]))
 
 
-def test_best_first_with_intervals_around_and_ties_that_overlap():
+def test_best_first_with_intervals_around_and_fewer_ties_than_overlaps():
     found = screened(optimization={"objective": "minimize_tpot"})
     values = [each.score.value for each in found.ranked]
     assert values == sorted(values)
     assert len(values) == 4
     for each in found.ranked:
         assert each.score.low < each.score.value < each.score.high
-        assert each.tie == (each.score.low <= found.ranked[0].score.high)
+        assert each.score.low <= found.ranked[0].score.high or not each.tie
+    overlapping = sum(each.score.low <= found.ranked[0].score.high for each in found.ranked)
+    assert 1 <= sum(each.tie for each in found.ranked) < overlapping
 
 
 def test_percentiles_rise_and_the_mean_lies_among_them():

@@ -25,11 +25,11 @@ from aicalib.plan.search.losers import losers
 from aicalib.plan.search.space import STAGES, Sought, lay_out
 from aicalib.plan.search.unmet import no_room, unmet
 from aicalib.plan.search.why import reasons
-from aicalib.plan.ties import THROUGHPUT_LEVEL, common_errors, reach
 from aicalib.plan.workers import HERE, Where
-from aicalib.prediction import ORIGINS, Prediction, predict_batch
+from aicalib.prediction import ORIGINS, Interval, Prediction, predict_batch
 from aicalib.profiles.profile import Profile, default_profile
 from aicalib.resolve.batch import Batch
+from aicalib.ties import THROUGHPUT_LEVEL, common_errors, tied
 
 __all__ = ["LIMIT", "OBJECTIVES", "Goal", "bound", "search"]
 
@@ -307,17 +307,14 @@ class _Ranking:
 
     def _ties(self, batch: Batch, shown: Codes, leaders: Codes) -> Yes:
         """Tell which of the shown configurations tie with another of them, the best of their group."""
-        base, low, high, ranked = (self.bases[end][shown] for end in ("value", "low", "high", self.rank_by))
+        best, others = (
+            Interval(*(self.bases[end][rows] for end in Interval._fields)) for rows in (shown[leaders], shown)
+        )
         metric = "ttft_ms" if self.goal.objective == "ttft" else THROUGHPUT_LEVEL
         places = np.arange(shown.size)
         common = common_errors(batch, self.profile, metric, leaders, places)
-        # Of an objective that grows the base is negative.
-        behind, worse, better = (
-            np.sign(base) * np.log(one / other)
-            for one, other in ((ranked, ranked[leaders]), (high[leaders], base[leaders]), (base, low))
-        )
-        tied: Yes = (behind <= sum(reach(worse, better, common))) & (places != leaders)
-        return tied
+        ties: Yes = tied(best, others, common, by=self.rank_by) & (places != leaders)
+        return ties
 
     def _choice(self, row: int, at: int, predictions: Prediction, tie: bool, why: str) -> Choice:
         place = int(self.evaluated.starts[row])
