@@ -14,8 +14,8 @@ from aicalib.errors import InvalidValue, RequestError, UnknownName
 from aicalib.hardware import get_accelerator
 from aicalib.physics.memory import GIB, largest_concurrency
 from aicalib.plan.chance import chances
-from aicalib.plan.figures import OUTPUT, SHOWN, Number
-from aicalib.plan.score import BASES, THROUGHPUT, Figure, penalty
+from aicalib.plan.figures import OUTPUT, SHOWN, Number, number, shown
+from aicalib.plan.score import BASES, Figure, penalty
 from aicalib.plan.search.accuracy import published
 from aicalib.plan.search.evaluate import Evaluated, evaluate
 from aicalib.plan.search.found import Choice, Found, Margin, Point
@@ -351,14 +351,12 @@ class _Ranking:
         return None if np.isnan(chance) or not any(each.hard_fail for each in self.goal.bounds) else chance
 
     def _shown(self, row: int) -> dict[str, Number]:
-        found = {}
-        figures = self.figures
-        for name, (key, scale) in SHOWN.items():
-            found[name] = _number(figures, key, row, scale)
-        for metric, percentile in figures["value"]:
+        ends = [self.figures[end] for end in Interval._fields]
+        found = shown(ends, row)
+        for metric, percentile in ends[0]:
             if percentile is not None:
-                name = next(shown for shown, (key, _) in SHOWN.items() if key[0] == metric)
-                found[f"{name} {percentile}"] = _number(figures, (metric, percentile), row, 1e3)
+                name = next(each for each, (key, _) in SHOWN.items() if key[0] == metric)
+                found[f"{name} {percentile}"] = number(ends, (metric, percentile), row, 1e3)
         tpot = found["tpot_ms"]
         found["tok_s_per_user"] = _per_second(tpot)
         return found
@@ -383,13 +381,6 @@ class _Ranking:
                 )
             )
         return tuple(points)
-
-
-def _number(figures: Mapping[str, Mapping[Figure, Array]], key: Figure, row: int, scale: float) -> Number:
-    """Return a figure with its interval; the good end of a rate is its high one."""
-    rate = key in (OUTPUT, THROUGHPUT)
-    ends = ("value", "high", "low") if rate else ("value", "low", "high")
-    return Number(*(scale * float(figures[end][key][row]) for end in ends))
 
 
 def _per_second(time_ms: Number) -> Number:
