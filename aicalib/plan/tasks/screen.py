@@ -28,17 +28,15 @@ from aicalib.plan.tasks.task import Point, Task, expand
 from aicalib.prediction import ORIGINS, Interval, Prediction, predict_batch
 from aicalib.profiles.profile import Profile, default_profile
 from aicalib.quant.presets import read_quant_config
-from aicalib.resolve.columns import DEFAULTS, FLAG_COLUMNS, NAME_COLUMNS, NUMBER_COLUMNS, RARE_NUMBERS
-from aicalib.resolve.features import DRAFT_NAMES
+from aicalib.resolve.columns import DEFAULTS, is_read
 from aicalib.resolve.identify import without_untimed
 from aicalib.resolve.rows import resolve
 from aicalib.ties import THROUGHPUT_LEVEL, common_errors, tied
 
 REASONS: Final = ("refused", "not_predicted", "does_not_fit", "duplicate")
 """Why a point is dropped: the engine would not start it, or the model has no such width; it may run but cannot be
-predicted, as several nodes; memory does not hold the weights and one request; another point is the same start."""
+predicted, as several nodes of which no network is known; memory does not hold the weights and one request; another point is the same start."""
 
-_READ: Final = {*NAME_COLUMNS, *NUMBER_COLUMNS, *FLAG_COLUMNS, *RARE_NUMBERS, *DRAFT_NAMES}
 _WORDS: Final = {"half": "float16", "float": "float32"}
 _NAMED: Final = 3
 
@@ -228,7 +226,8 @@ def _start(
     options = {**_fields(point), **found.options, "model": model, "gpu": gpu}
     options |= {"engine": engine, "engine_version": version}
     timed, untimed = without_untimed(options)
-    unread = {name: value for name, value in options.items() if name not in _READ or name not in timed}
+    read = {name: value for name, value in timed.items() if is_read(name, value)}
+    unread = {name: value for name, value in options.items() if name not in read}
     notes = [*arguments.notes, *found.notes, *untimed.values()]
     if unread:
         notes.append(f"not read by the prediction: {', '.join(sorted(unread))}")
@@ -240,9 +239,7 @@ def _start(
     own = {**_WORDS, "auto": "bfloat16" if accelerator.wide_format == "bf16" else "float16"}
     dtype = own.get(dtype, dtype)
     key = (dtype, repr(sorted(unread.items())), repr(sorted(idle.items())))
-    return _Start(
-        place, point, arguments, {name: options[name] for name in timed if name in _READ}, key, notes
-    )
+    return _Start(place, point, arguments, read, key, notes)
 
 
 def _name(engine: str, version: str, spelling: str) -> str:
