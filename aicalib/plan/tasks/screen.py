@@ -35,7 +35,8 @@ from aicalib.ties import THROUGHPUT_LEVEL, common_errors, tied
 
 REASONS: Final = ("refused", "not_predicted", "does_not_fit", "duplicate")
 """Why a point is dropped: the engine would not start it, or the model has no such width; it may run but cannot be
-predicted, as several nodes of which no network is known; memory does not hold the weights and one request; another point is the same start."""
+predicted, as several nodes whose network is not known; memory does not hold the weights and one request; another point
+is the same start."""
 
 _WORDS: Final = {"half": "float16", "float": "float32"}
 _NAMED: Final = 3
