@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.nearness import DEPTHS, LEVELED, nodes_of, paths
+from aicalib.nearness import DEPTHS, LEVELED, nodes_of, paths, told
 from aicalib.prediction import Interval, Prediction
 from aicalib.profiles.profile import Profile
 from aicalib.resolve.batch import Batch
@@ -121,7 +121,9 @@ def common_errors(batch: Batch, profile: Profile, metric: str, first: Codes, sec
     every = np.arange(batch.at.size)
     variance = np.square([spread[name] for name in (*DEPTHS, "noise")])[:, None]
     codes = np.array([codes for codes, _, _ in paths(batch, every)])
-    known = nodes_of(profile).find(batch).depth[metric] if profile.levels else np.full(every.size, -1)
+    known = np.full(every.size, -1)
+    if profile.levels:
+        known = told(batch, nodes_of(profile).find(batch).depth[metric])
     left = variance * (np.arange(variance.size)[:, None] > known)
     together = np.minimum(left[:-1, first], left[:-1, second]) * (codes[:, first] == codes[:, second])
     result: Array = together.sum(axis=0) / np.sqrt(left[:, first].sum(axis=0) * left[:, second].sum(axis=0))

@@ -78,6 +78,21 @@ def test_what_runs_have_told_of_both_is_no_longer_an_error_of_both():
     assert known < unknown
 
 
+def test_what_runs_have_told_is_still_open_on_other_kernels():
+    asked = {"gpu": ["h200-sxm"] * 3, "gemm": ["fp8"] * 3, "tp": [2, 4, 4],
+             "attention_backend": [None, None, "triton"]}  # fmt: skip
+    batch = resolve({"model": ["qwen3-32b"] * 3, "engine": ["sglang"] * 3} | asked)
+    assert [who.other_kernels for who in batch.identities] == [False, True]
+    [(_, _, (group,)), (_, _, (formats,)), *_] = paths(batch, np.arange(2))
+    levels = {metric: {group: (0.1, 9), formats: (0.2, 9)} for metric in ("ttft_ms", "tpot_ms")}
+    profile = replace(default_profile(), levels=levels, fitted={})
+    spread = profile.spreads[THROUGHPUT_LEVEL]
+    left = [spread[name] ** 2 for name in (*DEPTHS[1:], "noise")]
+    assert pairs(profile, **asked)[2] == pytest.approx(
+        spread["engine"] ** 2 / np.sqrt(sum(left) * sum(left[1:]))
+    )
+
+
 def test_a_profile_without_spreads_knows_of_nothing_in_common():
     assert (pairs(load_profile("priors"), gpu=["h200-sxm"] * 2, tp=[2, 4]) == 0.0).all()
 
