@@ -217,14 +217,18 @@ def nearness(batch: Batch, profile: Profile, depth: Codes, origin: Codes) -> Cod
         ],
         dtype=np.intp,
     )
-    # Runs of a configuration say little of the same one on other kernels.
-    other = np.array([who.other_kernels for who in batch.identities], dtype=bool)[batch.codes]
-    depth = np.where(other, np.minimum(depth, 0), depth)
+    depth = told(batch, depth)
     unseen = np.array([bool(unseen_formats(who, profile)) for who in batch.identities], dtype=np.bool_)
     calibrated = np.where(depth >= 0, NEAR_BY_DEPTH[depth], NEARNESS.index("apart") + is_new[batch.codes])
     result: Codes = np.where(origin == 0, calibrated, NEARNESS.index("new") + origin)
     # A level of the formats themselves is from runs that had them, a team's own among them.
     return np.where(unseen[batch.codes] & (depth < DEPTHS.index("formats")), FORMAT, result)
+
+
+def told(batch: Batch, depth: Codes) -> Codes:
+    """Return how deep the nearest runs tell of questions: a configuration's say little of it on other kernels."""
+    other = np.array([who.other_kernels for who in batch.identities], dtype=bool)[batch.codes]
+    return np.where(other, np.minimum(depth, 0), depth)
 
 
 def formats_of(who: Identity) -> tuple[str, ...]:

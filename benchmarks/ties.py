@@ -1,7 +1,7 @@
 """How often does a measured ratio lie in the interval that decides on ties? `python -m benchmarks.ties`.
 
 Pairs of configurations of one model and engine at one pair of lengths, as published, predicted by profiles that saw no
-run of their model family on their GPUs; how much of an error is common (`aicalib.plan.ties`) is what these profiles
+run of their model family on their GPUs; how much of an error is common (`aicalib.ties`) is what these profiles
 say. Prints the table of `docs/search.md`.
 """
 
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from aicalib.calibrate.runs import Runs
 from aicalib.nearness import DEPTHS, paths
-from aicalib.plan.ties import THROUGHPUT_LEVEL, common_errors, reach
 from aicalib.prediction import predict_batch
 from aicalib.profiles.profile import Profile, default_profile
 from aicalib.report.markdown import table
+from aicalib.ties import THROUGHPUT_LEVEL, common_errors, reach
 from benchmarks.choice import profiles_without
 from benchmarks.sweeps import MEASUREMENTS, Sweep, closed_runs, sweeps
 

@@ -51,6 +51,10 @@ def test_without_an_interval_nothing_is_said() -> None:
     assert np.isnan(share(0.1, np.nan))
 
 
+def test_under_an_interval_without_end_the_odds_are_even() -> None:
+    assert share(0.1, np.inf) == share(-0.1, np.inf) == 0.5
+
+
 @given(rooms, rooms, halves, elasticities)
 def test_a_looser_bound_is_kept_no_less_likely(one: float, other: float, half: float, tilt: float) -> None:
     low, high = sorted((one, other))

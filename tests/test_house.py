@@ -76,6 +76,7 @@ BELOW = {
         "resolve",
         "served",
         "serving",
+        "ties",
     },
     "report": {
         "hardware",
@@ -87,12 +88,13 @@ BELOW = {
         "resolve",
         "nearness",
         "prediction",
+        "ties",
     },
 }
 """What each room may import, itself and `errors` apart."""
 
 
-ABOVE = ("deployment", "recent", "resolve", "served", "nearness", "prediction")
+ABOVE = ("deployment", "recent", "resolve", "served", "nearness", "prediction", "ties")
 """Modules beside the rooms, and where that of `resolve` stands among them; each may import those before it."""
 
 

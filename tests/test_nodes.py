@@ -344,7 +344,7 @@ def test_a_slower_network_slows_it_and_a_faster_one_is_not_known_to_help(rate, f
         ({"engine": "vllm"}, "SGLang's alone"),
         ({"model": "llama-70b", "ep": 1, "tp": 8, "dp": 8}, "dense model"),
         ({"ep": 8}, "splits experts over all of tp 16; ep is 8"),
-        ({"tp": 1, "dp": 1, "ep": 1}, "over all of tp 1"),
+        ({"tp": 1, "dp": 1, "ep": 1}, "there is one rank"),
         ({"moe": "int4_wo"}, "timed in fp8_block alone"),
         ({"gpu": "b200"}, "timed on no such GPU over 2 nodes"),
         ({"tp": 24, "dp": 24, "ep": 1}, "does not divide"),
@@ -366,6 +366,18 @@ def test_a_search_tries_it_and_its_line_says_so():
     assert by[True].start.words(named=False).endswith("deepep")
     alone = search(sought(400.0, tp=(16,), pp=(1,), dp=(16,), ep=(16,), moe_a2a_backend=("deepep",)), top=100)
     assert [choice.start.layout.deepep for choice in alone.at_once] == [True]
+
+
+def test_a_search_tries_it_with_experts_in_the_timed_format_where_others_are_published():
+    """Qwen3-235B-A22B is published in 16 bit."""
+    only = {"tp": (8,), "pp": (1,), "dp": (1, 8), "ep": (8,), "concurrency": (64,), "kv": ("auto",),
+            "moe_a2a_backend": ("deepep",)}  # fmt: skip
+    found = search(
+        Sought("qwen3-235b-a22b", ("h200-sxm",), 8, isl=1024, osl=256, only=only, separate=False), top=9
+    )
+    choices = (*found.at_once, *found.with_checkpoint)
+    assert {choice.deployment["moe"] for choice in choices} == {"fp8_block"}
+    assert all(choice.start.layout.deepep for choice in choices)
 
 
 def test_its_launch_line_is_read_back():

@@ -15,9 +15,12 @@ from aicalib.plan.capacity.plan import plan
 from aicalib.plan.search.best import bound, search
 from aicalib.plan.search.configuration import Sought
 from aicalib.plan.search.goal import Goal
-from aicalib.plan.ties import THROUGHPUT_LEVEL, common_errors, reach
+from aicalib.prediction import Interval, predict_batch
 from aicalib.profiles.profile import default_profile, load_profile
+from aicalib.report.comparison import METRICS, comparison
+from aicalib.report.prediction import document
 from aicalib.resolve.rows import resolve
+from aicalib.ties import THROUGHPUT_LEVEL, common_errors, reach, tied, ties_with_first
 
 WIDTH = st.floats(0.01, 2.0)
 
@@ -75,6 +78,21 @@ def test_what_runs_have_told_of_both_is_no_longer_an_error_of_both():
     assert known < unknown
 
 
+def test_what_runs_have_told_is_still_open_on_other_kernels():
+    asked = {"gpu": ["h200-sxm"] * 3, "gemm": ["fp8"] * 3, "tp": [2, 4, 4],
+             "attention_backend": [None, None, "triton"]}  # fmt: skip
+    batch = resolve({"model": ["qwen3-32b"] * 3, "engine": ["sglang"] * 3} | asked)
+    assert [who.other_kernels for who in batch.identities] == [False, True]
+    [(_, _, (group,)), (_, _, (formats,)), *_] = paths(batch, np.arange(2))
+    levels = {metric: {group: (0.1, 9), formats: (0.2, 9)} for metric in ("ttft_ms", "tpot_ms")}
+    profile = replace(default_profile(), levels=levels, fitted={})
+    spread = profile.spreads[THROUGHPUT_LEVEL]
+    left = [spread[name] ** 2 for name in (*DEPTHS[1:], "noise")]
+    assert pairs(profile, **asked)[2] == pytest.approx(
+        spread["engine"] ** 2 / np.sqrt(sum(left) * sum(left[1:]))
+    )
+
+
 def test_a_profile_without_spreads_knows_of_nothing_in_common():
     assert (pairs(load_profile("priors"), gpu=["h200-sxm"] * 2, tp=[2, 4]) == 0.0).all()
 
@@ -105,3 +123,38 @@ def test_fleets_tie_less_often_than_their_intervals_overlap():
     ties = [each.tie for each in others]
     assert all(over or not tie for over, tie in zip(overlap, ties, strict=True))
     assert sum(ties) < sum(overlap)
+
+
+def test_equals_tie_also_where_both_count_as_infinitely_bad():
+    worst = Interval(*(np.array([each]) for each in (np.inf, 1.0, np.inf)))
+    assert tied(worst, worst, np.zeros(1)).all()
+    best, other = (
+        Interval(*(np.array([each]) for each in ends)) for ends in ((1.0, 0.9, 1.1), (9.0, 8.0, 9.9))
+    )
+    assert not tied(best, other, np.zeros(1)).any()
+
+
+@given(st.floats(1.0, 3.0), st.floats(1.01, 2.0), st.floats(0.0, 0.9))
+def test_a_yield_ties_as_the_time_that_it_is_the_inverse_of(ratio, factor, common):
+    value = np.array([1.0]), np.array([ratio])
+    times = [Interval(each, each / factor, each * factor) for each in value]
+    yields = [Interval(-1.0 / each, -factor / each, -1.0 / (factor * each)) for each in value]
+    assert tied(*times, np.array([common])) == tied(*yields, np.array([common]))
+
+
+def test_predictions_side_by_side_tie_less_often_than_their_intervals_overlap():
+    load = [16, 16, 32, 64, 256]
+    same = {"model": ["llama-70b"] * len(load), "gpu": ["h100-sxm"] * len(load), "tp": [4] * len(load)}
+    found = predict_batch(resolve(same | {"concurrency": load}), default_profile())
+    documents = [document(found, at) for at in range(len(load))]
+    rows = comparison([str(each) for each in load], documents, found)
+    ties, overlaps = 0, 0
+    for metric in METRICS:
+        tie, number = ties_with_first(found, metric), found.mean[metric]
+        overlap = (number.low <= number.high[0]) & (number.low[0] <= number.high)
+        assert tie[1]
+        assert not tie[-1]
+        assert (overlap | ~tie).all()
+        assert [cells[-1].endswith("tie") for cells in rows if cells[1] == metric] == [False, *tie[1:]]
+        ties, overlaps = ties + tie.sum(), overlaps + overlap.sum()
+    assert ties < overlaps

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from aicalib.calibrate.build import TTFT_FLAGS, usable
 from aicalib.calibrate.evaluate import Evaluation, evaluate
 from aicalib.calibrate.runs import Runs
-from aicalib.calibrate.shift import INTERVAL_95, UNITS, Shift, shifts_of
+from aicalib.calibrate.shift import HALF_INTERVAL, UNITS, Shift, shifts_of
 from aicalib.errors import InvalidValue
 from aicalib.profiles.profile import METRICS, Profile
 
@@ -190,7 +190,7 @@ def residuals(found: Evaluation, chosen: NDArray[np.bool_], profile: Profile) ->
                 measured=np.log(measured),
                 log_ratio=np.log(measured / value),
                 centre=np.log(low * high / value**2) / 2.0,
-                interval=np.log(high / low) / 2.0 / INTERVAL_95,
+                interval=np.log(high / low) / 2.0 / HALF_INTERVAL,
             )[chosen]
         )
     whole: pd.DataFrame = pd.concat(parts, ignore_index=True)
@@ -216,7 +216,7 @@ def beside_fitted(table: pd.DataFrame) -> pd.DataFrame:
     rows, curves = repeated.sum(), repeated.count()
     # A curve's own median takes a degree of freedom of its rows.
     farthest = apart[by_curve.transform("count") > 1].groupby(["engine", "metric"])["off"].quantile(0.9)
-    within = (farthest / INTERVAL_95 * np.sqrt(rows / (rows - curves))).rename("within")
+    within = (farthest / HALF_INTERVAL * np.sqrt(rows / (rows - curves))).rename("within")
     new = new.join(of_curve, on=PLACE).join(within, on=["engine", "metric"])
     known = new["count"].notna()
     told = known & new["within"].notna()

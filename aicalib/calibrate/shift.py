@@ -32,7 +32,7 @@ REPEATS = {"tpot_ms": 0.006, "ttft_ms": 0.07, "e2e_ms": 0.006, "output_tok_s": 0
 """What runs of one point differ by at least, as a logarithm: controlled repeats of published sources differ by 0.6 to
 1.4 % in TPOT and by 7 to 12 % in TTFT. No interval makes noise smaller."""
 
-INTERVAL_95 = 1.645
+HALF_INTERVAL = 1.645
 """Half of a 90 % interval over its standard deviation, of a normal distribution: cautious, since the shift is then held
 against the tails of Student's t. By t's own 2.13 a 9 % share of the cells of left-out groups passes 5 %."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from aicalib.cli.output import (
     print_table,
     store_path,
 )
+
+if TYPE_CHECKING:
+    from aicalib.prediction import Prediction
 
 
 def predict(
@@ -99,6 +102,8 @@ def predict(
     json: Json = False,
 ) -> None:
     """Predict latency, throughput and memory of one deployment."""
+    import numpy as np
+
     from aicalib.cli.choices import apply_preset, check_arrivals, with_start
     from aicalib.cli.draw import check_picture, draw_picture
     from aicalib.errors import InvalidValue
@@ -133,12 +138,11 @@ def predict(
     if plot is not None:
         check_picture(plot, picture, len(asked), options)
     chosen = [apply_preset(options, choice) for choice in asked]
-    predictions, used = [], find_profile(profile, db, wait)
-    for each in chosen:
-        batch = resolve({key: [value] for key, value in each.items()})
-        for error in batch.refused.values():
-            raise error
-        predictions.append(predict_batch(batch, used))
+    batch = resolve({name: [each[name] for each in chosen] for name in chosen[0]})
+    for error in batch.refused.values():
+        raise error
+    used = find_profile(profile, db, wait)
+    predictions = [predict_batch(batch.take(np.array([at])), used) for at in range(len(asked))]
     found = [document(each, 0) for each in predictions]
     if record:
         from perfdb import Store
@@ -149,14 +153,14 @@ def predict(
     if plot is not None:
         draw_picture(picture, plot, asked, chosen, predictions, found, store_path(db), wait)
     if len(asked) > 1:
-        _print_presets([each or "" for each in asked], found, json)
+        _print_presets([each or "" for each in asked], found, predict_batch(batch, used), json)
     elif json:
         print_json(found[0])
     else:
         typer.echo(text(found[0], explain=explain))
 
 
-def _print_presets(names: list[str], found: list[dict[str, Any]], json: bool) -> None:
+def _print_presets(names: list[str], found: list[dict[str, Any]], prediction: Prediction, json: bool) -> None:
     """Print several presets: as a list of documents, or as one table of differences from the first."""
     if json:
         print_json([{"preset": name, **each} for name, each in zip(names, found, strict=True)])
@@ -166,8 +170,8 @@ def _print_presets(names: list[str], found: list[dict[str, Any]], json: bool) ->
 
     model, _, load, *_ = heading(found[0])
     print_table(
-        f"{model}\n{load}\na tie is where 90 % intervals overlap",
+        f"{model}\n{load}\na tie is a difference below the 90 % interval of the ratio",
         HEADER,
-        comparison(names, found),
+        comparison(names, found, prediction),
         align="llrll",
     )

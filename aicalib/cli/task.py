@@ -52,7 +52,8 @@ def task(
 ) -> None:
     """Screen an autotuner's task: drop what cannot run, rank the rest by prediction.
 
-    Scores are counted as the autotuner does, lower is better; a tie is where the interval overlaps that of the best.
+    Scores are counted as the autotuner does, lower is better; a tie is where the best is better by less than the
+    interval of the ratio of the two scores.
     """
     from aicalib.errors import InvalidValue
     from aicalib.plan.tasks.screen import screen
@@ -146,7 +147,7 @@ def _print(found: Screening, kept: Sequence[Ranked], smaller: Smaller, output: P
     typer.echo(
         f"{named.name}: {named.model}\n{found.gpu}, {named.runtime} {found.engine_version}, profile {found.profile}\n"
         f"means over {loads} (input/output tokens x concurrency)\n"
-        f"{named.objective}: lower scores are better; a tie is where the interval overlaps that of the best\n"
+        f"{named.objective}: lower scores are better; a tie is below the interval of the ratio to the best\n"
     )
     print_table(
         "",

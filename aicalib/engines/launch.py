@@ -16,8 +16,8 @@ ENGINE_MODULES = {"sglang": sglang, "vllm": vllm, "trtllm": trtllm}
 
 MOST_ALTERNATIVES = 4
 
-TRANSFER_PORTS = {"sglang": 8998}
-"""Port on which SGLang's prefill instances are asked for a cache, its own default."""
+PORTS = {"sglang": 30000, "vllm": 8000, "trtllm": 8000}
+"""Port on which an engine listens where its line does not say, its own default."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Launch:
 
     def line(self) -> str:
         """Return one line that a shell takes as it is."""
-        return _line(self.env, self.argv)
+        return shell_line(self.env, self.argv)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -114,7 +114,7 @@ class _Part:
                 "address of the first"
             )
         for rank, words in enumerate(others, start=1):
-            files[_of_node(rank)] = _line(command.env, (*shared, *words)) + "\n"
+            files[_of_node(rank)] = shell_line(command.env, (*shared, *words)) + "\n"
         return Launch(
             request.engine, request.engine_version, (*shared, *first), dict(command.env), files,
             tuple(dict.fromkeys(notes)),
@@ -126,7 +126,7 @@ def _of_node(rank: int) -> str:
     return f"node-{rank}.sh"
 
 
-def _line(env: Mapping[str, str], argv: Sequence[str]) -> str:
+def shell_line(env: Mapping[str, str], argv: Sequence[str]) -> str:
     """Return one line that a shell takes as it is."""
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in env.items()), shlex.join(argv)])
 

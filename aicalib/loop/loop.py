@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from aicalib.calibrate.records import make_store, read_store
+from aicalib.calibrate.shift import HALF_INTERVAL
 from aicalib.engines.launch import Launch
 from aicalib.loop.candidates import EveryStartFailed
 from aicalib.loop.next import Next, NextRun, next_runs
@@ -34,9 +35,6 @@ when the one before is stored, and yields one outcome a load, and one a start th
 
 FIGURES: Final = {"ttft_ms": "mean_ttft_ms", "tpot_ms": "mean_tpot_ms"}
 """Predicted figures and what a benchmark calls them."""
-
-INTERVAL: Final = 1.645
-"""Half of a 90 % interval, in standard deviations of a normal number."""
 
 
 class Event(NamedTuple):
@@ -279,7 +277,7 @@ def _facts(found: Next, run: NextRun, gpu: str | None) -> dict[str, Any]:
 def _as_measured(came: Came, scatter: Mapping[str, Scatter]) -> dict[str, list[float]]:
     """Return what a repeat is expected to measure: what was measured before, both at an occasion of its own."""
     measured = came.facts["measured"]
-    wide = {name: INTERVAL * np.sqrt(2.0) * each.anew for name, each in scatter.items()}
+    wide = {name: HALF_INTERVAL * np.sqrt(2.0) * each.anew for name, each in scatter.items()}
     return {
         name: [float(measured[of] * np.exp(sign * wide[name])) for sign in (0, -1, 1)]
         for name, of in FIGURES.items()

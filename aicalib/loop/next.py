@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aicalib.engines.launch import Launch
+from aicalib.engines.launch import PORTS, Launch
 from aicalib.errors import InvalidValue, NotCovered, UnknownName
 from aicalib.loop.acquire import SURE, WITHIN, Base, Decision, Standing, Worth, with_measured, worth
 from aicalib.loop.belief import DEVIATE, Belief, Believed, Up, foresee, kernels_of
@@ -24,9 +24,6 @@ from aicalib.profiles.profile import Profile, default_profile
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-
-PORTS = {"sglang": 30000, "vllm": 8000, "trtllm": 8000}
-"""Port on which an engine listens where its line does not say, its own default."""
 
 
 NOTHING = 1e-4

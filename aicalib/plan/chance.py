@@ -91,13 +91,14 @@ def share_kept(room: Array, half: Array, elasticity: Array | float = 0.0) -> Arr
     room : ndarray, shape (n,)
         log(bound / predicted).
     half : ndarray, shape (n,)
-        log(high / predicted) of the 90 % interval; where it is 0 the prediction is certain.
+        log(high / predicted) of the 90 % interval; where it is 0 the prediction is certain, where it is infinite the
+        odds are even.
     elasticity : ndarray, shape (n,), or float
         Share of the error by which what is counted (throughput) errs the other way; 0 to 1.
     """
     # exp(-elasticity * error) has no mean under a scale of 1 or more: there all of it comes from the fast side.
-    tilt = np.minimum(elasticity * half / TENTH, 1.0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        tilt = np.where(np.equal(elasticity, 0.0), 0.0, np.minimum(elasticity * half / TENTH, 1.0))
         widths = np.where(half == 0.0, np.where(room >= 0.0, np.inf, -np.inf), room / half)
         miss = 0.5 * (1.0 - tilt) * 10.0 ** (-(1.0 + tilt) * np.maximum(widths, 0.0))
         found = 0.5 * (1.0 + tilt) * 10.0 ** ((1.0 - tilt) * np.minimum(widths, 0.0))

@@ -47,15 +47,14 @@ def shown(means: Sequence[Mapping[Figure, Array]], at: int) -> dict[str, Number]
     at : int
         Which element.
     """
-    return {
-        name: Number(*(float(each[key][at]) * scale for each in _ordered(means, key)))
-        for name, (key, scale) in SHOWN.items()
-    }
+    return {name: number(means, key, at, scale) for name, (key, scale) in SHOWN.items()}
 
 
-def _ordered(means: Sequence[Mapping[Figure, Array]], key: Figure) -> Sequence[Mapping[Figure, Array]]:
-    """Return value, low, high of a figure: of a rate the favorable end is the high one."""
-    return means if key not in (THROUGHPUT, OUTPUT) else (means[0], means[2], means[1])
+def number(means: Sequence[Mapping[Figure, Array]], key: Figure, at: int, scale: float) -> Number:
+    """Return one figure of `shown`; of a rate the favorable end is the high one."""
+    value, good, bad = means
+    ends = (value, bad, good) if key in (THROUGHPUT, OUTPUT) else (value, good, bad)
+    return Number(*(float(each[key][at]) * scale for each in ends))
 
 
 def figures_of(found: Prediction, end: str) -> dict[Figure, Array]:

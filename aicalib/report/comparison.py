@@ -1,41 +1,43 @@
-"""Several predictions side by side: what each differs from the first, and where intervals overlap."""
+"""Several predictions side by side: what each differs from the first, and what is too near to tell apart."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from aicalib.prediction import Prediction
 from aicalib.report.prediction import formats_text
+from aicalib.ties import ties_with_first
 
 METRICS = ("ttft_ms", "tpot_ms", "output_tok_s")
 
 HEADER = ["preset", "", "value", "90 % interval", "against the first"]
 
 
-def tie(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Tell whether two intervals overlap, so that neither value is above the other for sure."""
-    return bool(first["low"] <= second["high"] and second["low"] <= first["high"])
-
-
-def comparison(names: Sequence[str], found: Sequence[dict[str, Any]]) -> list[list[str]]:
+def comparison(
+    names: Sequence[str], found: Sequence[dict[str, Any]], prediction: Prediction
+) -> list[list[str]]:
     """Return the rows of a table: for each prediction its formats, its metrics, its KV pool.
 
-    A difference from the first is in percent, "tie" where the intervals overlap.
+    A difference from the first is in percent, "tie" where it is less than the interval of the ratio.
 
     Parameters
     ----------
     names : sequence of str
     found : sequence of dict
-        Documents of `aicalib.report.prediction`, all under one profile.
+        Documents of `aicalib.report.prediction`.
+    prediction : Prediction
+        Their rows, under one profile.
     """
     base = found[0]
     rows = []
-    for name, each in zip(names, found, strict=True):
+    ties = {metric: ties_with_first(prediction, metric) for metric in METRICS}
+    for at, (name, each) in enumerate(zip(names, found, strict=True)):
         rows.append([name, "formats", "", "", _formats(each)])
         if each["status"] != "ok":
             rows.append(["", "status", "", "", f"{each['status']}: {each.get('reason', '')}"])
             continue
-        rows += [["", metric, *_cells(each, base, metric)] for metric in METRICS]
+        rows += [["", metric, *_cells(each, base, metric, bool(ties[metric][at]))] for metric in METRICS]
         tokens, other = (one["memory"]["max_total_tokens"] for one in (each, base))
         change = (
             f"{100.0 * (tokens / other - 1.0):+.0f} %" if each is not base and base["status"] == "ok" else ""
@@ -53,7 +55,7 @@ def _formats(found: dict[str, Any]) -> str:
     )
 
 
-def _cells(found: dict[str, Any], base: dict[str, Any], metric: str) -> list[str]:
+def _cells(found: dict[str, Any], base: dict[str, Any], metric: str, tie: bool) -> list[str]:
     """Return value, interval and difference of one metric."""
     value = found["prediction"][metric]
     known = value["low"] == value["low"]  # an uncalibrated profile has no intervals
@@ -62,4 +64,4 @@ def _cells(found: dict[str, Any], base: dict[str, Any], metric: str) -> list[str
         return [f"{value['value']:.4g}", interval, ""]
     other = base["prediction"][metric]
     change = f"{100.0 * (value['value'] / other['value'] - 1.0):+.0f} %"
-    return [f"{value['value']:.4g}", interval, f"{change}, tie" if known and tie(value, other) else change]
+    return [f"{value['value']:.4g}", interval, f"{change}, tie" if known and tie else change]

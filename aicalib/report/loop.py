@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
+from aicalib.engines.launch import shell_line
 from aicalib.report.numbers import short
 
 NAMES: Final = {"ttft_ms": "TTFT", "tpot_ms": "TPOT"}
@@ -87,7 +87,7 @@ def _choice_lines(choice: Mapping[str, Any] | None) -> list[str]:
     sure = "measured" if choice["measured"] else "not all of it measured"
     return [
         f"choice: {choice['point']}, score {score['value']:.4g} ({score['low']:.4g} to {score['high']:.4g}), {sure}",
-        f"  {_line(choice['env'], choice['launch'])}",
+        f"  {shell_line(choice['env'], choice['launch'])}",
     ]
 
 
@@ -105,10 +105,6 @@ def _times(factor: float) -> str:
     if not 0.5 < factor < 2.0:
         return f"{factor:.2g} times what was"
     return f"{100 * abs(factor - 1.0):.0f} % {'longer' if factor > 1.0 else 'shorter'} than"
-
-
-def _line(env: Mapping[str, str], argv: Sequence[str]) -> str:
-    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in env.items()), shlex.join(argv)])
 
 
 def _error_lines(said: Mapping[str, Any]) -> list[str]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from aicalib.engines.launch import Launch
+from aicalib.engines.launch import PORTS, Launch
 from aicalib.errors import InvalidValue
 
 IMAGES: Mapping[str, str] = {"sglang": "lmsysorg/sglang:v{version}", "vllm": "vllm/vllm-openai:v{version}"}
 """Images as the projects publish them; TensorRT-LLM's lies where one has to sign in, and is named by the user."""
-
-PORTS: Mapping[str, int] = {"sglang": 30000, "vllm": 8000, "trtllm": 8000}
-"""Ports that the servers take by themselves."""
 
 FOLDER = "/config"
 """Where the files of a launch lie in the container."""

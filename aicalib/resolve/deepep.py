@@ -40,7 +40,11 @@ def refused(identity: Identity, tp: int, ep: int, nodes: int) -> RequestError | 
         return InvalidValue(
             f"moe_a2a_backend deepep on {arch.name}: it is a dense model without experts", WITHOUT
         )
-    if tp == 1 or ep != tp:
+    if tp == 1:
+        return InvalidValue(
+            "moe_a2a_backend deepep with tp 1: there is one rank, which exchanges nothing", ["tp 8", *WITHOUT]
+        )
+    if ep != tp:
         return InvalidValue(
             f"moe_a2a_backend deepep splits experts over all of tp {tp}; ep is {ep}", [f"ep {tp}", *WITHOUT]
         )

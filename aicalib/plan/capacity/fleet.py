@@ -154,7 +154,7 @@ class Fleet:
     draw : Draw or None
         None where no power is known.
     tie : bool
-        The first of its group is cheaper by less than the interval of their ratio (`aicalib.plan.ties`).
+        The first of its group is cheaper by less than the interval of their ratio (`aicalib.ties`).
     """
 
     row: int

@@ -21,9 +21,9 @@ from aicalib.plan.price import Prices
 from aicalib.plan.search.formats import BACKENDS, OPEN
 from aicalib.plan.search.space import SETTINGS, Sought, Space, lay_out
 from aicalib.plan.tasks.task import Bound
-from aicalib.plan.ties import THROUGHPUT_LEVEL, common_errors, reach
 from aicalib.profiles.profile import Profile, default_profile
 from aicalib.resolve.batch import Batch
+from aicalib.ties import THROUGHPUT_LEVEL, common_errors, reach
 
 if TYPE_CHECKING:
     import pandas as pd

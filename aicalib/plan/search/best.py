@@ -14,8 +14,8 @@ from aicalib.errors import InvalidValue, RequestError, UnknownName
 from aicalib.hardware import get_accelerator
 from aicalib.physics.memory import GIB, largest_concurrency
 from aicalib.plan.chance import chances
-from aicalib.plan.figures import OUTPUT, SHOWN, Number
-from aicalib.plan.score import BASES, THROUGHPUT, Figure, penalty
+from aicalib.plan.figures import OUTPUT, SHOWN, Number, number, shown
+from aicalib.plan.score import BASES, Figure, penalty
 from aicalib.plan.search.accuracy import published
 from aicalib.plan.search.evaluate import Evaluated, evaluate
 from aicalib.plan.search.found import Choice, Found, Margin, Point
@@ -25,11 +25,11 @@ from aicalib.plan.search.losers import losers
 from aicalib.plan.search.space import STAGES, Sought, lay_out
 from aicalib.plan.search.unmet import no_room, unmet
 from aicalib.plan.search.why import reasons
-from aicalib.plan.ties import THROUGHPUT_LEVEL, common_errors, reach
 from aicalib.plan.workers import HERE, Where
-from aicalib.prediction import ORIGINS, Prediction, predict_batch
+from aicalib.prediction import ORIGINS, Interval, Prediction, predict_batch
 from aicalib.profiles.profile import Profile, default_profile
 from aicalib.resolve.batch import Batch
+from aicalib.ties import THROUGHPUT_LEVEL, common_errors, tied
 
 __all__ = ["LIMIT", "OBJECTIVES", "Goal", "bound", "search"]
 
@@ -311,17 +311,14 @@ class _Ranking:
 
     def _ties(self, batch: Batch, shown: Codes, leaders: Codes) -> Yes:
         """Tell which of the shown configurations tie with another of them, the best of their group."""
-        base, low, high, ranked = (self.bases[end][shown] for end in ("value", "low", "high", self.rank_by))
+        best, others = (
+            Interval(*(self.bases[end][rows] for end in Interval._fields)) for rows in (shown[leaders], shown)
+        )
         metric = "ttft_ms" if self.goal.objective == "ttft" else THROUGHPUT_LEVEL
         places = np.arange(shown.size)
         common = common_errors(batch, self.profile, metric, leaders, places)
-        # Of an objective that grows the base is negative.
-        behind, worse, better = (
-            np.sign(base) * np.log(one / other)
-            for one, other in ((ranked, ranked[leaders]), (high[leaders], base[leaders]), (base, low))
-        )
-        tied: Yes = (behind <= sum(reach(worse, better, common))) & (places != leaders)
-        return tied
+        ties: Yes = tied(best, others, common, by=self.rank_by) & (places != leaders)
+        return ties
 
     def _choice(self, row: int, at: int, predictions: Prediction, tie: bool, why: str) -> Choice:
         place = int(self.evaluated.starts[row])
@@ -358,14 +355,12 @@ class _Ranking:
         return None if np.isnan(chance) or not any(each.hard_fail for each in self.goal.bounds) else chance
 
     def _shown(self, row: int) -> dict[str, Number]:
-        found = {}
-        figures = self.figures
-        for name, (key, scale) in SHOWN.items():
-            found[name] = _number(figures, key, row, scale)
-        for metric, percentile in figures["value"]:
+        ends = [self.figures[end] for end in Interval._fields]
+        found = shown(ends, row)
+        for metric, percentile in ends[0]:
             if percentile is not None:
-                name = next(shown for shown, (key, _) in SHOWN.items() if key[0] == metric)
-                found[f"{name} {percentile}"] = _number(figures, (metric, percentile), row, 1e3)
+                name = next(each for each, (key, _) in SHOWN.items() if key[0] == metric)
+                found[f"{name} {percentile}"] = number(ends, (metric, percentile), row, 1e3)
         tpot = found["tpot_ms"]
         found["tok_s_per_user"] = _per_second(tpot)
         return found
@@ -390,13 +385,6 @@ class _Ranking:
                 )
             )
         return tuple(points)
-
-
-def _number(figures: Mapping[str, Mapping[Figure, Array]], key: Figure, row: int, scale: float) -> Number:
-    """Return a figure with its interval; the good end of a rate is its high one."""
-    rate = key in (OUTPUT, THROUGHPUT)
-    ends = ("value", "high", "low") if rate else ("value", "low", "high")
-    return Number(*(scale * float(figures[end][key][row]) for end in ends))
 
 
 def _per_second(time_ms: Number) -> Number:

@@ -64,7 +64,7 @@ class Choice:
     needs : str or None
         The checkpoint without which it does not start.
     tie : bool
-        The best of its group is better by less than the interval of their ratio (`aicalib.plan.ties`).
+        The best of its group is better by less than the interval of their ratio (`aicalib.ties`).
     why : str
         What decides against other formats, from the predicted steps.
     accuracy : tuple of Accuracy

@@ -90,15 +90,33 @@ def _possible(
     """Return the layouts that the model and the lengths allow, and why not the others."""
     if not layouts:
         return [], Counter()
-    who = identify(sought.model, formats.gpu, None, None, None, None, formats.engine, formats.engine_version)
+    errors = _wrong_layouts(sought, formats, layouts)
+    # Which experts DeepEP takes is a matter of their format: one of those that are tried has to be it.
+    for gemm, moe in dict.fromkeys((form.gemm, form.moe) for form in formats.found):
+        left = [at for at in errors if layouts[at].deepep]
+        if not left:
+            break
+        wrong = _wrong_layouts(sought, formats, [layouts[at] for at in left], gemm, moe)
+        errors = {at: each for at, each in errors.items() if at not in left or left.index(at) in wrong}
+    kept = [layout for at, layout in enumerate(layouts) if at not in errors]
+    return kept, Counter(str(error) for error in errors.values())
+
+
+def _wrong_layouts(
+    sought: Sought,
+    formats: Formats,
+    layouts: Sequence[Layout],
+    gemm: str | None = None,
+    moe: str | None = None,
+) -> dict[int, RequestError]:
+    """Return the places of layouts that a model with its weights in a format cannot have, each with the reason."""
+    who = identify(sought.model, formats.gpu, gemm, None, None, moe, formats.engine, formats.engine_version)
     one = np.ones(len(layouts))
     columns: dict[str, Any] = {
         **layout_columns(layouts), "isl": sought.isl * one, "osl": sought.osl * one, "concurrency": one,
         "moe_a2a_backend": ["deepep" if each.deepep else "none" for each in layouts],
     }  # fmt: skip
-    errors = resolve_known([who], np.zeros(one.size, dtype=np.intp), columns).refused
-    kept = [layout for at, layout in enumerate(layouts) if at not in errors]
-    return kept, Counter(str(error) for error in errors.values())
+    return resolve_known([who], np.zeros(one.size, dtype=np.intp), columns).refused
 
 
 def _settings(sought: Sought, base: Request) -> list[Setting]:

@@ -16,6 +16,7 @@ cuts off what matters least. `space.toml` lists the values.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
@@ -30,6 +31,7 @@ from aicalib.models import get_architecture
 from aicalib.plan.search.configuration import (
     SETTINGS,
     WIDTHS,
+    Layout,
     Offer,
     Pools,
     Sought,
@@ -117,15 +119,13 @@ class Space:
 
     def n_gpus(self) -> Codes:
         """Return the GPUs of one replica of each start, shape (n,)."""
-        sizes = [[layout.n_gpus for layout in offer.layouts] for offer in self.offers]
-        first = np.cumsum([0, *map(len, sizes[:-1])])
-        return np.concatenate(sizes)[first[self.places[:, 0]] + self.places[:, 2]]
+        return self._of_layouts(lambda layout: layout.n_gpus)
 
-    def _exchanged(self) -> Codes:
-        """Return 1 for each start whose experts exchange by DeepEP, else 0, shape (n,)."""
-        by_offer = [[layout.deepep for layout in offer.layouts] for offer in self.offers]
-        first = np.cumsum([0, *map(len, by_offer[:-1])])
-        return np.concatenate(by_offer)[first[self.places[:, 0]] + self.places[:, 2]].astype(np.intp)
+    def _of_layouts(self, read: Callable[[Layout], int]) -> Codes:
+        """Return a whole number of the layout of each start, shape (n,)."""
+        first = np.cumsum([0, *(len(offer.layouts) for offer in self.offers[:-1])])
+        values = np.array([read(layout) for offer in self.offers for layout in offer.layouts])
+        return values[first[self.places[:, 0]] + self.places[:, 2]]
 
     def resolve(self) -> Batch:
         """Resolve all starts, with one request in flight."""
@@ -143,7 +143,7 @@ class Space:
                 options[name][here] = values[layout]
             for name, values in setting_columns(of.settings).items():
                 options[name][here] = values[setting]
-        exchanged = self._exchanged()
+        exchanged = self._of_layouts(lambda layout: int(layout.deepep))
         if exchanged.any():
             options["moe_a2a_backend"] = np.array(["none", "deepep"])[exchanged].tolist()
         if np.isnan(options["prefill_tp"]).all():

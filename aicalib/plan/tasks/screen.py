@@ -25,19 +25,19 @@ from aicalib.models import get_architecture
 from aicalib.plan.figures import Number, figures_of, shown
 from aicalib.plan.score import BASES, score
 from aicalib.plan.tasks.task import Point, Task, expand
-from aicalib.prediction import ORIGINS, Prediction, predict_batch
+from aicalib.prediction import ORIGINS, Interval, Prediction, predict_batch
 from aicalib.profiles.profile import Profile, default_profile
 from aicalib.quant.presets import read_quant_config
-from aicalib.resolve.columns import DEFAULTS, FLAG_COLUMNS, NAME_COLUMNS, NUMBER_COLUMNS, RARE_NUMBERS
-from aicalib.resolve.features import DRAFT_NAMES
+from aicalib.resolve.columns import DEFAULTS, is_read
 from aicalib.resolve.identify import without_untimed
 from aicalib.resolve.rows import resolve
+from aicalib.ties import THROUGHPUT_LEVEL, common_errors, tied
 
 REASONS: Final = ("refused", "not_predicted", "does_not_fit", "duplicate")
 """Why a point is dropped: the engine would not start it, or the model has no such width; it may run but cannot be
-predicted, as several nodes; memory does not hold the weights and one request; another point is the same start."""
+predicted, as several nodes whose network is not known; memory does not hold the weights and one request; another point
+is the same start."""
 
-_READ: Final = {*NAME_COLUMNS, *NUMBER_COLUMNS, *FLAG_COLUMNS, *RARE_NUMBERS, *DRAFT_NAMES}
 _WORDS: Final = {"half": "float16", "float": "float32"}
 _NAMED: Final = 3
 
@@ -71,7 +71,7 @@ class Ranked:
     origin : str
         The weakest of its predictions.
     tie : bool
-        The interval overlaps that of the best.
+        The best is better by less than the interval of their ratio (`aicalib.ties`), or it is the best itself.
     notes : tuple of str
     """
 
@@ -227,7 +227,8 @@ def _start(
     options = {**_fields(point), **found.options, "model": model, "gpu": gpu}
     options |= {"engine": engine, "engine_version": version}
     timed, untimed = without_untimed(options)
-    unread = {name: value for name, value in options.items() if name not in _READ or name not in timed}
+    read = {name: value for name, value in timed.items() if is_read(name, value)}
+    unread = {name: value for name, value in options.items() if name not in read}
     notes = [*arguments.notes, *found.notes, *untimed.values()]
     if unread:
         notes.append(f"not read by the prediction: {', '.join(sorted(unread))}")
@@ -239,9 +240,7 @@ def _start(
     own = {**_WORDS, "auto": "bfloat16" if accelerator.wide_format == "bf16" else "float16"}
     dtype = own.get(dtype, dtype)
     key = (dtype, repr(sorted(unread.items())), repr(sorted(idle.items())))
-    return _Start(
-        place, point, arguments, {name: options[name] for name in timed if name in _READ}, key, notes
-    )
+    return _Start(place, point, arguments, read, key, notes)
 
 
 def _name(engine: str, version: str, spelling: str) -> str:
@@ -324,11 +323,10 @@ def _scored(
     scores = [score(task.objective, task.bounds, task.steepness, figures) for figures in means]
     bases = BASES[task.objective](means[0])
     order = sorted(range(len(starts)), key=lambda at: (scores[0][at], bases[at], at))
-    best = Number(*(float(each[order[0]]) for each in scores))
+    ties = _ties(task.objective, Interval(*scores), order[0], found, places)
     ranked = []
     for at in order:
         start, deployment = starts[at]
-        total = Number(*(float(each[at]) for each in scores))
         ranked.append(
             Ranked(
                 point=start.point,
@@ -336,13 +334,24 @@ def _scored(
                 options=start.options,
                 deployment=deployment,
                 figures=shown(means, at),
-                score=total,
+                score=Number(*(float(each[at]) for each in scores)),
                 origin=str(ORIGINS[int(found.origins[places[at]].max())]),
-                tie=total.value == best.value or total.low <= best.high,
+                tie=bool(ties[at]),
                 notes=tuple(dict.fromkeys((*start.notes, *deployment["notes"]))),
             )
         )  # fmt: skip
     return ranked
+
+
+def _ties(
+    objective: str, scores: Interval, best: int, found: Prediction, places: NDArray[np.intp]
+) -> NDArray[np.bool_]:
+    """Tell which starts tie with the best or are it; under all levels of load a start errs as under the first."""
+    at = np.zeros(places.shape[0], dtype=np.intp)
+    metric = "ttft_ms" if objective == "minimize_ttft" else THROUGHPUT_LEVEL
+    rows = places[:, 0]
+    common = common_errors(found.batch, found.profile, metric, rows[at + best], rows)
+    return tied(Interval(*(each[at + best] for each in scores)), scores, common)
 
 
 def _same(point: Point, other: Point) -> str:

@@ -23,8 +23,7 @@ from aicalib.plan.figures import Number
 from aicalib.plan.tasks.screen import Screening
 from aicalib.prediction import predict_batch
 from aicalib.profiles.profile import Profile
-from aicalib.resolve.columns import FLAG_COLUMNS, NAME_COLUMNS, NUMBER_COLUMNS, RARE_NUMBERS
-from aicalib.resolve.features import DRAFT_NAMES
+from aicalib.resolve.columns import is_read
 from aicalib.resolve.identify import without_untimed
 from aicalib.resolve.rows import resolve
 
@@ -33,11 +32,7 @@ COMPARED: Final[Mapping[str, str]] = {
 }  # fmt: skip
 """Predicted figures, and the measured ones that they stand beside."""
 
-_READ: Final = {*NAME_COLUMNS, *NUMBER_COLUMNS, *FLAG_COLUMNS, *RARE_NUMBERS, *DRAFT_NAMES} - {
-    "isl",
-    "osl",
-    "concurrency",
-}
+_OF_LOADS: Final = {"load", "isl", "osl", "concurrency"}
 _VARIABLE: Final = re.compile(r"[A-Za-z_]\w*=")
 
 
@@ -147,7 +142,9 @@ def _deployment(options: Mapping[str, Any], loads: Sequence[Load]) -> dict[str, 
             )
     timed, _ = without_untimed(options)
     read: dict[str, list[Any]] = {
-        name: [value] * len(loads) for name, value in timed.items() if name in _READ and value is not None
+        name: [value] * len(loads)
+        for name, value in timed.items()
+        if is_read(name, value) and value is not None and name not in _OF_LOADS
     }
     read |= {"isl": [each.isl for each in loads], "osl": [each.osl for each in loads]}
     batch = resolve(read, len(loads))
@@ -174,7 +171,7 @@ def predicted(
     profile : Profile
     """
     said = planned.deployment
-    options = {name: said[name] for name in _READ & said.keys() if said[name] is not None}
+    options = {name: value for name, value in said.items() if is_read(name, value) and value is not None}
     options |= {"kv": said.get("kvcache")}
     options |= {} if get_architecture(said["model"]).num_experts else {"moe": None}
     rows = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aicalib.report.beside import NEAR_RATIO, Residuals
-from aicalib.report.pictures.style import COLORS, GRID, INK, MARKERS, new_figure, styled, surround
+from aicalib.report.pictures.style import COLORS, GRID, INK, MARKERS, RATIOS, new_figure, styled, surround
 from aicalib.report.scores import METRIC_NAMES
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 MOST_NAMED = 5
 """Groups with a color and marker of their own."""
 
-TICKS = (0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)
-ENDS = (0.25, 4.0)
+ENDS = RATIOS[0], RATIOS[-1]
 """Ratios at which the axis ends; a run beyond is drawn at the end."""
 
 OTHERS = "#B8B8B8"
@@ -96,7 +95,7 @@ def _frame(axes: Axes, metric: str, ends: tuple[float, float]) -> None:
     axes.axhspan(1.0 - NEAR_RATIO, 1.0 / (1.0 - NEAR_RATIO), color=GRID, linewidth=0, zorder=0)
     axes.axhline(1.0, color=INK, linewidth=0.8, zorder=1)
     axes.set(xscale="log", yscale="log", xlim=ends, ylim=ENDS, xlabel="requests in flight")
-    axes.set_yticks(TICKS, [f"{each:g}" for each in TICKS])
+    axes.set_yticks(RATIOS, [f"{each:g}" for each in RATIOS])
     axes.set_yticks([], minor=True)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.annotate(METRIC_NAMES[metric], (0.02, 0.97), xycoords="axes fraction", va="top", fontweight="bold")

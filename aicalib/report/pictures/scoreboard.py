@@ -15,7 +15,7 @@ from aicalib.calibrate.runs import Runs
 from aicalib.calibrate.scoreboard import Board
 from aicalib.calibrate.validate import SPLITS, LeftOut
 from aicalib.nearness import NEARNESS
-from aicalib.report.pictures.style import COLORS, save, styled
+from aicalib.report.pictures.style import COLORS, RATIOS, save, styled
 from aicalib.report.scores import ENGINE_NAMES, LABELS, METRIC_NAMES
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ BAND = 0.2
 
 METRICS = ("tpot_ms", "ttft_ms", "e2e_ms")
 COVERED = (*METRICS, "output_tok_s")
-
-RATIOS = (0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)
-"""Marks on an axis of predicted over measured; its ends are the first and the last."""
 
 FEWEST = 3
 """Runs from which on quantiles are drawn."""

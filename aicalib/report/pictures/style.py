@@ -26,6 +26,9 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":")
 
+RATIOS = (0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)
+"""Marks on an axis of ratios of predicted and measured; its ends are the first and the last."""
+
 INK = "#4D4D4D"
 QUIET = "#767676"
 """Words that may be overlooked: the lightest gray that is legible on white (contrast 4.5, WCAG 2.2)."""
