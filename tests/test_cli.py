@@ -367,7 +367,7 @@ def test_what_is_unlike_a_plain_engine_is_said(aicalib: Command) -> None:
     )
     answer = aicalib("predict", *arguments.split())
     assert "on 8 x b200" in answer.out
-    assert "2 prefill instances of tp 2" in answer.out
+    assert "instances: 1 decode, 2 prefill of tp 2" in answer.out
     assert "25 % of the input" in answer.out
 
 
