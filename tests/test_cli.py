@@ -339,6 +339,19 @@ def test_search_reads_a_service_level_of_a_task(aicalib: Command, tmp_path: Path
     assert aicalib("search", "--slo", level, "--tpot-ms", "20").status == 2
 
 
+def test_a_search_shows_times_as_they_are_bounded(aicalib: Command) -> None:
+    level = ("--ttft-ms", "4000@p99", "--tpot-ms", "50", "--e2e-ms", "40000@p90", "--no-separate")
+    narrow = ("--model", "llama-8b", "--gpu", "h100", "--gpus", "1", "--limit", "500", "--top", "1")
+    header, _, row = aicalib("search", *narrow, *level).out.split("starts from")[1].splitlines()[1:4]
+    assert "TTFT p99 ms  TPOT ms  E2E p90 ms" in header
+    assert "TTFT ms" not in header
+    found = json.loads(aicalib("search", *narrow, *level, "--json").out)["best"][0]["prediction"]
+    shown = [float(cell) for cell in row.split(")")[1].split()[:3]]
+    assert shown == pytest.approx(
+        [found[name]["value"] for name in ("ttft_ms p99", "tpot_ms", "e2e_ms p90")], rel=1e-3
+    )
+
+
 def test_too_high_a_rate_is_an_answer(aicalib: Command) -> None:
     asked = ("predict", "--model", "llama-8b", "--tp", "1", "--request-rate")
     found = aicalib(*asked, "100000", "--json").json

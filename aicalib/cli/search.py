@@ -208,7 +208,7 @@ def _print(found: Found, goal: Goal) -> None:
     ):
         if choices:
             echo("")
-            _print_choices(title, choices, named, goal.prices.currency if goal.prices else None)
+            _print_choices(title, choices, named, goal)
     for title, choice in (
         ("best", found.best),
         ("best that is calibrated", found.calibrated),
@@ -246,28 +246,44 @@ def _bound(each: Bound) -> str:
     return spelled(each) + ("" if each.hard_fail else ", weighted")
 
 
-def _print_choices(title: str, choices: Sequence[Choice], named: bool, currency: str | None) -> None:
-    """Print a table of choices, with their cost in a currency where prices are given."""
+def _print_choices(title: str, choices: Sequence[Choice], named: bool, goal: Goal) -> None:
+    """Print a table of choices: the times that are bounded, and the cost where prices are given."""
     rows = []
+    times = _times(goal.bounds)
     level = any(each.keeps_level is not None for each in choices)
     for place, each in enumerate(choices, start=1):
         figures = each.figures
         mark = "" if each.origin == CALIBRATED else "*"
         rows.append([
             f"{place}{mark}{' tie' if each.tie else ''}", str(each.replicas), str(each.workload["concurrency"]),
-            _interval(figures["output_tok_s_per_gpu"]), _plain(figures["ttft_ms"].value),
-            _plain(figures["tpot_ms"].value),
+            _interval(figures["output_tok_s_per_gpu"]), *(_plain(figures[name].value) for name in times),
             *([_chance(each)] if level else []),
             *([f"{each.cost_per_mtok.value:.3g}"] if each.cost_per_mtok else []),
             each.start.words(named),
         ])  # fmt: skip
     kept = ["in level"] if level else []
-    cost = [] if currency is None else [f"{currency}/M out"]
-    header = ["", "replicas", "in flight", "tok/s/GPU", "TTFT ms", "TPOT ms", *kept, *cost, "start"]
+    cost = [f"{goal.prices.currency}/M out"] if goal.prices else []
+    header = ["", "replicas", "in flight", "tok/s/GPU", *times.values(), *kept, *cost, "start"]
     print_table(title, header, rows, "l" + "r" * (len(header) - 2) + "l")
     weaker = dict.fromkeys(each.origin for each in choices if each.origin != CALIBRATED)
     if weaker:
         typer.echo(f"* {', '.join(weaker)}: no runs like it were fitted")
+
+
+def _times(bounds: Sequence[Bound]) -> dict[str, str]:
+    """Return which times a table of choices shows, and under what title: as they are bounded, else the mean."""
+    asked: dict[str, list[str]] = {}
+    for each in bounds:
+        asked.setdefault(each.metric, []).append(each.percentile or "")
+    times = {}
+    for metric, name, title in (
+        ("ttft", "ttft_ms", "TTFT"),
+        ("tpot", "tpot_ms", "TPOT"),
+        ("latency", "e2e_ms", "E2E"),
+    ):
+        for percentile in asked.get(metric, [""] if metric != "latency" else []):
+            times[f"{name} {percentile}".strip()] = " ".join(filter(None, (title, percentile, "ms")))
+    return times
 
 
 def _print_beside(choice: Choice, best: Choice) -> None:
