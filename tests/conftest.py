@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import json
 from pathlib import Path
 
@@ -14,7 +15,13 @@ ROOT = Path(__file__).parent.parent
 MEASUREMENTS = ROOT / "measurements"
 
 # A machine that is busy with something else is no fault of what is tested.
-settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "suite",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    # The same cases on every machine; with AICALIB_RANDOM set new ones are drawn.
+    derandomize=not os.environ.get("AICALIB_RANDOM"),
+)
 settings.load_profile("suite")
 
 

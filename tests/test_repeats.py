@@ -44,7 +44,7 @@ def test_a_real_sweep_repeated_19_minutes_later():
 
 
 @settings(max_examples=30)
-@given(st.integers(0, 10**6), st.floats(0.02, 0.3), st.floats(0.01, 0.1))
+@given(st.integers(0, 10**6), st.floats(0.02, 0.12), st.floats(0.01, 0.1))
 def test_factors_and_noise_of_simulated_repeats(seed, between, noise):
     random = np.random.default_rng(seed)
     points, occasions = np.repeat(np.arange(40), 2), np.tile(random.permuted(np.arange(5)), 16)

@@ -221,6 +221,8 @@ def _compressed_tensors(config: Mapping[str, Any], found: Declared) -> None:
         inputs = values_of(group.get("input_activations"), f"config_groups.{name}.input_activations")
         stored = format_of(weights, inputs)
         targets = group.get("targets") or ["Linear"]
+        if not isinstance(targets, str | list):
+            raise InvalidValue(f"config_groups.{name}.targets is {targets!r}, not a list of modules")
         for target in [targets] if isinstance(targets, str) else targets:
             found.store(stored, str(target))
 
