@@ -25,6 +25,9 @@ UNLIKE = {"family": 3.0, "model": 0.5, "gpu": 1.0, "engine": 1.0, "gemm": 0.5, "
 """Distance of a run that differs in a name. A GPU or an engine is as far as lengths 2.7 times as long; a run of another
 model family is evidence only where there is no other."""
 
+SCALES = 0.1
+"""Distance of formats that differ in when their scales are found alone: `fp8` and `fp8_static`."""
+
 RATIOS = {"tp": 1.0, "dp": 0.5, "ep": 0.5, "isl": 1.0, "osl": 1.0, "concurrency": 1.0}
 """Distance of a run by the logarithm of the ratio of a number."""
 
@@ -56,8 +59,8 @@ def distances(
     Returns
     -------
     ndarray
-        The sum of `UNLIKE` over names that differ and of `RATIOS` |ln ratio| over numbers. Empty without runs; a column
-        that is lacking adds nothing.
+        The sum of `UNLIKE` (or `SCALES`) over names that differ and of `RATIOS` |ln ratio| over numbers. Empty without
+        runs; a column that is lacking adds nothing.
     """
     columns = prediction.profile.fitted if columns is None else columns
     deployment, workload = prediction.batch.deployment(index), prediction.batch.workload(index)
@@ -82,11 +85,17 @@ def distances(
     found = np.zeros(len(columns.get("run_id", ())))
     for column, weight in UNLIKE.items():
         if column in columns:
-            found += weight * np.array([each != names[column] for each in columns[column]], dtype=np.float64)
+            found += np.array([_unlike(each, names[column], weight) for each in columns[column]])
     for column, weight in RATIOS.items():
         if column in columns:
             found += weight * np.abs(np.log(np.array(columns[column], dtype=np.float64) / numbers[column]))
     return found
+
+
+def _unlike(name: str, asked: str, weight: float) -> float:
+    if name == asked:
+        return 0.0
+    return SCALES if {name, asked} == {"fp8", "fp8_static"} else weight
 
 
 def nearest(prediction: Prediction, index: int, at_once: float) -> list[dict[str, Any]]:
